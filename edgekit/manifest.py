@@ -1,0 +1,149 @@
+"""The manifest of a bundle: what it holds, for whom, and how well it was proved.
+
+The manifest is plain JSON (``manifest.json``). These classes are its schema: unknown
+fields are refused, so that a manifest of a later schema is not half understood. Nothing
+in it depends on the time, the place or the user: the same inputs and versions give the
+same bytes.
+"""
+
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION: Final = 1
+MANIFEST_NAME: Final = "manifest.json"
+REPORT_NAME: Final = "report.html"
+
+TARGETS: Final = ("onnx", "openvino", "executorch", "coreml", "tensorrt")
+PRECISIONS: Final = ("fp32", "fp16", "bf16", "int8", "int4")
+
+Level = Literal["ran", "interpreted", "compiled", "converted"]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Record(BaseModel):
+    # JSON knows no infinity: a failed comparison is written as the string "Infinity".
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+class TensorSpec(_Record):
+    """One named input or output. ``shape`` holds sizes; a string names a dynamic axis."""
+
+    name: str
+    dtype: str  # a NumPy name: float32, float16, int64, bool, …
+    shape: tuple[int | str, ...]
+
+
+class AxisRange(_Record):
+    """The sizes that a dynamic axis may take, both ends included."""
+
+    min: int
+    max: int
+
+
+class StatePair(_Record):
+    """An output that a streaming session feeds back into an input at the next step."""
+
+    input: str
+    output: str
+
+
+class Metrics(_Record):
+    """How far an output is from its reference, free of scale (see ``edgekit.metrics``)."""
+
+    max_abs: float
+    rel_range: float
+    nmse: float
+    cosine: float
+
+
+class Verification(_Record):
+    """How an artifact was checked and what came out; thresholds are kept to judge again."""
+
+    level: Level
+    passed: bool
+    metrics: Metrics | None = None
+    thresholds: dict[str, float] = {}
+    samples: tuple[str, ...] = ()  # what was fed: "random seed 0", "photo.jpg", …
+    notes: tuple[str, ...] = ()
+
+
+class Artifact(_Record):
+    """What one target made of one graph.
+
+    ``file`` is what the runtime loads (for Core ML a folder), relative to the bundle;
+    ``extra`` are further files that belong to it. A failed artifact keeps its reason and
+    its ``file`` ends in ``.rejected`` (or is absent when nothing was produced).
+    """
+
+    target: str
+    status: Literal["ok", "failed", "unavailable"]
+    reason: str | None = None
+    exit_code: int = 0
+    file: str | None = None
+    extra: tuple[str, ...] = ()
+    bytes: int = 0
+    precision: str = "fp32"  # what was asked
+    effective_precision: str | None = None  # what the runtime said it uses
+    operators: dict[str, int] = {}
+    details: dict[str, Any] = {}  # delegation, engines, recipe, opset, …
+    verify: Verification | None = None
+
+
+class Graph(_Record):
+    """One graph of the model with its contract and its artifact per target."""
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    dynamic: dict[str, AxisRange] = {}
+    states: tuple[StatePair, ...] = ()
+    reference: str | None = None  # safetensors file: inputs and eager outputs
+    artifacts: tuple[Artifact, ...] = ()
+
+
+class ModelInfo(_Record):
+    """Which network this is and where its weights came from."""
+
+    name: str
+    source: str  # what the user typed as MODEL
+    weights: str  # "random (seed 0)", or the origin of the checkpoint
+    weights_sha256: Sha256 | None = None  # of the state dict's tensors, as exported
+    parameters: int = 0
+    macs: int | None = None
+    paper: str | None = None
+    licence: str | None = None
+
+
+class TaskInfo(_Record):
+    """What the outputs mean and how real input becomes tensors (see edgekit.runtimes.tasks)."""
+
+    kind: str = "tensors"
+    params: dict[str, Any] = {}
+
+
+class FileEntry(_Record):
+    """One file of the bundle, path relative and with forward slashes."""
+
+    path: str
+    bytes: int = Field(ge=0)
+    sha256: Sha256
+
+
+class Manifest(_Record):
+    """The whole manifest. ``files`` lists every file but the manifest and the report.
+
+    The report shows timings of the host that made it, so it stands apart: ``report`` has
+    its checksum, and :meth:`edgekit.bundle.Bundle.digest` leaves it out.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    edgekit: str
+    model: ModelInfo
+    task: TaskInfo = TaskInfo()
+    precision: str = "fp32"
+    drift_allowed: bool = False
+    graphs: tuple[Graph, ...]
+    tools: dict[str, str] = {}
+    files: tuple[FileEntry, ...]
+    report: FileEntry | None = None

@@ -1,0 +1,112 @@
+"""What the registry knows of a model, and what a model source hands to the exporter.
+
+Nothing here imports torch: ``edgekit models`` lists the registry on a device, too.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from edgekit.manifest import StatePair, TaskInfo
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One input of a graph: name, NumPy dtype name and example shape.
+
+    ``high`` bounds random integers (exclusive), e.g. the vocabulary's size.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    high: int | None = None
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    """One graph that a model deploys: its inputs in call order and its outputs' names.
+
+    ``outputs`` empty means that names are derived from what the module returns.
+    ``method`` names the module's method that the graph runs. ``dynamic`` maps an input's
+    name to ``{axis: (min, max)}``.
+    """
+
+    name: str = "forward"
+    inputs: tuple[InputSpec, ...] = ()
+    outputs: tuple[str, ...] = ()
+    method: str = "forward"
+    dynamic: Mapping[str, Mapping[int, tuple[int, int]]] = field(default_factory=dict)
+    states: tuple[StatePair, ...] = ()
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A registry entry.
+
+    Attributes:
+        name: what the user types.
+        builder: ``"package.module:callable"``; called with ``*builder_args`` it returns
+            the network in eval mode with random weights.
+        graphs: what is deployed.
+        task: how real input becomes tensors and outputs become answers.
+        parameters: number of parameters; macs: multiply-accumulates of the graphs at the
+            example shapes (both counted by tests, not trusted).
+        paper: title and where to read it. licence: of the architecture's source.
+        default_weights: ``"package.module:callable"`` returning the path of a checkpoint
+            that a package ships, or raising an EdgekitError that says what to install;
+            None where checkpoints must be given with ``--weights``.
+    """
+
+    name: str
+    builder: str
+    builder_args: tuple[Any, ...] = ()
+    graphs: tuple[GraphSpec, ...] = ()
+    task: TaskInfo = field(default_factory=TaskInfo)
+    parameters: int = 0
+    macs: int | None = None
+    paper: str = ""
+    licence: str = ""
+    default_weights: str | None = None
+    assets: Mapping[str, str] = field(default_factory=dict)  # bundle name -> file in models/assets
+
+    def build(self) -> nn.Module:
+        """The network with random weights, in eval mode."""
+        return resolve(self.builder)(*self.builder_args).eval()
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A network ready for capture, wherever it came from.
+
+    Attributes:
+        name: short name for the bundle. source: what the user typed.
+        module: in eval mode, on the CPU, float32; or None where ``program`` is given.
+        program: a ready ``torch.export.ExportedProgram`` (a ``.pt2`` file).
+        graphs, task, paper, licence, macs, assets: as in :class:`ModelSpec`.
+        weights: where the weights came from, in words.
+    """
+
+    name: str
+    source: str
+    module: nn.Module | None
+    graphs: tuple[GraphSpec, ...]
+    weights: str
+    task: TaskInfo = field(default_factory=TaskInfo)
+    program: Any = None
+    paper: str | None = None
+    licence: str | None = None
+    macs: int | None = None
+    assets: Mapping[str, str] = field(default_factory=dict)
+
+
+def resolve(path: str) -> Callable[..., Any]:
+    """``"package.module:name"`` to the object it names."""
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)

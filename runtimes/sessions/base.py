@@ -1,0 +1,113 @@
+"""The narrow interface that every runtime's session implements.
+
+A session runs one graph of one artifact. It is made by :func:`edgekit.runtimes.load`,
+takes and gives NumPy arrays by name, and never needs torch.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+
+from edgekit.errors import InputError
+from edgekit.manifest import AxisRange, TensorSpec
+
+
+class Session(ABC):
+    """One graph, loaded on one runtime.
+
+    Attributes:
+        runtime: the runtime's name (``onnxruntime``, ``openvino``, …).
+        inputs, outputs: typed specs in graph order.
+        threads: intra-operator threads asked for, or None for the runtime's own default.
+        effective_precision: what the runtime says it computes in.
+    """
+
+    runtime: ClassVar[str]
+
+    def __init__(
+        self,
+        inputs: tuple[TensorSpec, ...],
+        outputs: tuple[TensorSpec, ...],
+        dynamic: Mapping[str, AxisRange],
+        threads: int | None,
+    ) -> None:
+        self.inputs, self.outputs, self.threads = inputs, outputs, threads
+        self._dynamic = dict(dynamic)
+        self._expected = [(s.name, np.dtype(s.dtype), s.shape) for s in inputs]
+        self._static = {s.name: s.shape for s in inputs}
+        self.effective_precision = "fp32"
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run the graph once.
+
+        Args:
+            inputs: one array per input, of exactly the dtype and shape in ``inputs``.
+
+        Returns:
+            one array per output, by name, in the order of ``outputs``.
+
+        Raises:
+            InputError: a name, dtype or shape is wrong (checked before the runtime sees it).
+        """
+        # The quick path costs a microsecond; the explanation is made only on a mismatch.
+        for name, dtype, shape in self._expected:
+            array = inputs.get(name)
+            if array is None or array.dtype != dtype or array.shape != shape:
+                self._check(inputs)
+                break
+        if len(inputs) != len(self._expected):
+            self._check(inputs)
+        return self._run(inputs)
+
+    @abstractmethod
+    def _run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run with inputs that have been checked."""
+
+    def close(self) -> None:
+        """Release what the runtime holds; the session cannot run afterwards."""
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _check(self, inputs: Mapping[str, np.ndarray]) -> None:
+        names = [name for name, _, _ in self._expected]
+        unknown = sorted(set(inputs) - set(names))
+        missing = [name for name in names if name not in inputs]
+        if unknown or missing:
+            parts = [f"missing {', '.join(missing)}"] if missing else []
+            parts += [f"unknown {', '.join(unknown)}"] if unknown else []
+            raise InputError("wrong inputs", "; ".join(parts), f"give {', '.join(names)}")
+        axes: dict[str, int] = {}
+        for name, dtype, shape in self._expected:
+            array = inputs[name]
+            if not isinstance(array, np.ndarray) or array.dtype != dtype:
+                got = getattr(array, "dtype", type(array).__name__)
+                raise InputError(f"input {name} is {got}", f"the graph takes {dtype}")
+            if len(array.shape) != len(shape) or not all(
+                self._fits(want, have, axes) for want, have in zip(shape, array.shape, strict=True)
+            ):
+                raise InputError(
+                    f"input {name} has shape {list(array.shape)}",
+                    f"the graph takes {self._describe(shape)}",
+                )
+
+    def _fits(self, want: int | str, have: int, axes: dict[str, int]) -> bool:
+        if isinstance(want, int):
+            return want == have
+        limits = self._dynamic.get(want)
+        inside = limits is None or limits.min <= have <= limits.max
+        return inside and axes.setdefault(want, have) == have
+
+    def _describe(self, shape: tuple[int | str, ...]) -> str:
+        def size(axis: int | str) -> str:
+            limits = self._dynamic.get(axis) if isinstance(axis, str) else None
+            return f"{axis}={limits.min}..{limits.max}" if limits else str(axis)
+
+        return "[" + ", ".join(size(axis) for axis in shape) + "]"
