@@ -1,0 +1,47 @@
+"""The passes over the common graph, in the order in which every model goes through them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..program import Program
+from .base import Pass, PassError
+from .decompose import Decompose
+from .fold_batchnorm import FoldBatchNorm
+from .fold_constants import FoldConstants
+from .remove_dead_code import RemoveDeadCode
+
+# Weight arithmetic (standardised convolutions) is folded before batch norm looks for weights.
+PIPELINE: tuple[type[Pass], ...] = (
+    Decompose,
+    FoldConstants,
+    RemoveDeadCode,
+    FoldBatchNorm,
+    RemoveDeadCode,
+)
+
+__all__ = [
+    "PIPELINE",
+    "Decompose",
+    "FoldBatchNorm",
+    "FoldConstants",
+    "Pass",
+    "PassError",
+    "RemoveDeadCode",
+    "run_pipeline",
+]
+
+
+def run_pipeline(
+    program: Program, on_pass: Callable[[str], None] = lambda name: None
+) -> Program:
+    """All passes in order.
+
+    Raises:
+        PassError: a pass could not run or broke its promise.
+    """
+    exported = program.exported
+    for step in PIPELINE:
+        on_pass(step.name)
+        exported = step()(exported)
+    return program.with_exported(exported)

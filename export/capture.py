@@ -1,0 +1,254 @@
+"""From a network to the common graph: ``nn.Module`` -> ``torch.export.ExportedProgram``.
+
+Whatever the network's signature, the captured graph takes flat tensors and gives flat
+tensors, so that no target has to know about keyword arguments, dictionaries or dataclasses.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from edgekit.errors import EdgekitError, UnsupportedError, UsageError
+from edgekit.manifest import AxisRange, TensorSpec
+
+from ..models.spec import GraphSpec, LoadedModel
+from .passes.surgery import rename_user_inputs
+from .program import Program
+from .samples import random_inputs
+
+# A dimension of size 0 or 1 is specialised by torch.export: dynamic axes are traced at 2 or more.
+SMALLEST_TRACED = 2
+
+DynamicAxes = Mapping[str, Mapping[int, tuple[int, int]]]
+
+
+class FlatGraph(nn.Module):
+    """Calls one method of a network with flat tensors and returns flat tensors."""
+
+    def __init__(self, model: nn.Module, graph: GraphSpec) -> None:
+        super().__init__()
+        self.model = model
+        self._method = graph.method
+        self._names = [spec.name for spec in graph.inputs]
+        parameters = inspect.signature(getattr(model, graph.method)).parameters
+        self._by_keyword = set(self._names) <= set(parameters)
+
+    def call(self, *tensors: torch.Tensor) -> Any:
+        """What the network itself returns."""
+        method = self.model if self._method == "forward" else getattr(self.model, self._method)
+        if self._by_keyword:
+            return method(**dict(zip(self._names, tensors, strict=True)))
+        return method(*tensors)
+
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The tensors among what the network returns, in order."""
+        leaves = pytree.tree_leaves(_plain(self.call(*tensors)))
+        return tuple(leaf for leaf in leaves if isinstance(leaf, torch.Tensor))
+
+
+def _plain(value: Any) -> Any:
+    # transformers' ModelOutput is an OrderedDict that pytree knows only while transformers
+    # is imported; as a plain dictionary it flattens the same way everywhere.
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def identifier(name: str) -> str:
+    """``name`` as every runtime accepts it: letters, digits and underscores."""
+    clean = re.sub(r"\W", "_", name, flags=re.ASCII)
+    return clean if clean and not clean[0].isdigit() else f"_{clean}"
+
+
+def capture(model: LoadedModel, graph: GraphSpec, dynamic: DynamicAxes | None = None) -> Program:
+    """Capture one graph of a model.
+
+    Args:
+        model: the network (or a ready ExportedProgram) and where it came from.
+        graph: the inputs' names, dtypes and example shapes, and the outputs' names.
+        dynamic: per input, the axes that stay dynamic with their smallest and largest
+            size; None takes the graph's own.
+
+    Raises:
+        UsageError: a dynamic axis does not exist, or the network does not take the inputs.
+        UnsupportedError: torch.export cannot capture the network.
+    """
+    if model.program is not None:
+        return _adopt(model.program, graph)
+    assert_axes_exist(graph, dynamic or {})
+    axes = graph.dynamic if dynamic is None else dynamic
+    flat = FlatGraph(model.module, graph).eval()
+    example = random_inputs(graph.inputs, axes, smallest=SMALLEST_TRACED)
+    tensors = tuple(torch.from_numpy(array) for array in example.values())
+    with torch.no_grad():
+        result = _call(flat, tensors, model.name)
+    names = output_names(result, graph.outputs)
+    exported = _export(flat, tensors, graph, axes)
+    return _program(exported, graph, names, axes)
+
+
+def _call(flat: FlatGraph, tensors: Sequence[torch.Tensor], name: str) -> Any:
+    try:
+        return flat.call(*tensors)
+    except EdgekitError:
+        raise
+    except Exception as error:
+        shapes = ", ".join(f"{list(tensor.shape)}" for tensor in tensors)
+        raise UsageError(
+            f"{name} does not run on inputs of shape {shapes}",
+            f"{type(error).__name__}: {error}",
+            "state its inputs with --input NAME:DTYPE[SHAPE]",
+        ) from error
+
+
+def assert_axes_exist(graph: GraphSpec, dynamic: DynamicAxes) -> None:
+    """Raise UsageError where ``dynamic`` names an input or an axis that is not there."""
+    ranks = {spec.name: len(spec.shape) for spec in graph.inputs}
+    for name, axes in dynamic.items():
+        if name not in ranks:
+            raise UsageError(f"no input {name} to make dynamic", f"inputs: {', '.join(ranks)}")
+        for axis, (low, high) in axes.items():
+            if not 0 <= axis < ranks[name] or not 0 < low <= high:
+                raise UsageError(
+                    f"cannot make {name}:{axis}={low}..{high} dynamic",
+                    f"{name} has {ranks[name]} axes, and a range runs from at least 1 upwards",
+                )
+
+
+def output_names(result: Any, wanted: Sequence[str]) -> tuple[str, ...]:
+    """Names of the flat outputs: ``wanted``, else the keys that the network itself gives."""
+    named, _ = pytree.tree_flatten_with_path(_plain(result))
+    tensors = [path for path, leaf in named if isinstance(leaf, torch.Tensor)]
+    if not tensors:
+        raise UsageError("the network returns no tensor", f"it returned {type(result).__name__}")
+    if wanted:
+        if len(wanted) != len(tensors):
+            raise UsageError(
+                f"the network returns {len(tensors)} tensors", f"{len(wanted)} names were given"
+            )
+        return tuple(identifier(name) for name in wanted)
+    if len(tensors) == 1 and not tensors[0]:
+        return ("output",)
+    return tuple("_".join(_key(part) for part in path) for path in tensors)
+
+
+def _key(part: Any) -> str:
+    index = getattr(part, "idx", None)
+    return f"output_{index}" if index is not None else identifier(str(getattr(part, "key", part)))
+
+
+def _export(
+    flat: nn.Module, tensors: tuple[torch.Tensor, ...], graph: GraphSpec, axes: DynamicAxes
+) -> torch.export.ExportedProgram:
+    shapes = None
+    if axes:
+        shapes = (tuple(_dims(axes.get(spec.name, {}), len(spec.shape)) for spec in graph.inputs),)
+    try:
+        with torch.no_grad(), _quiet():
+            return torch.export.export(flat, tensors, dynamic_shapes=shapes, strict=False)
+    except Exception as error:
+        raise UnsupportedError(
+            "torch.export cannot capture the network",
+            f"{type(error).__name__}: {_first_lines(error)}",
+            "rewrite the named line without control flow on tensor values, or export static shapes",
+        ) from error
+
+
+def _dims(axes: Mapping[int, tuple[int, int]], rank: int) -> tuple[Any, ...]:
+    dim = torch.export.Dim
+    return tuple(
+        dim.DYNAMIC(min=axes[axis][0], max=axes[axis][1]) if axis in axes else dim.STATIC
+        for axis in range(rank)
+    )
+
+
+def _first_lines(error: Exception, limit: int = 400) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= limit else text[:limit] + " …"
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    # torch.export warns about its own deprecated internals; none of it is the user's doing.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _adopt(exported: torch.export.ExportedProgram, graph: GraphSpec) -> Program:
+    """A program that came ready-made (``.pt2``)."""
+    count = len(exported.graph_signature.user_outputs)
+    wanted = tuple(identifier(name) for name in graph.outputs)
+    names = wanted or (
+        ("output",) if count == 1 else tuple(f"output_{index}" for index in range(count))
+    )
+    return _program(exported, graph, names, {})
+
+
+def _program(
+    exported: torch.export.ExportedProgram,
+    graph: GraphSpec,
+    outputs: tuple[str, ...],
+    axes: DynamicAxes,
+) -> Program:
+    names = [identifier(spec.name) for spec in graph.inputs]
+    exported = rename_user_inputs(exported, names)
+    symbols = _symbols(exported, graph, names, axes)
+    ranges = {
+        axis: AxisRange(min=low, max=high) for axis, (low, high) in symbols.values()
+    }
+    rename = {symbol: axis for symbol, (axis, _) in symbols.items()}
+    nodes = {node.name: node for node in exported.graph.nodes}
+    return Program(
+        name=graph.name,
+        exported=exported,
+        inputs=tuple(_spec(name, nodes[name].meta["val"], rename) for name in names),
+        outputs=tuple(
+            _spec(name, nodes[node].meta["val"], rename)
+            for name, node in zip(outputs, exported.graph_signature.user_outputs, strict=True)
+        ),
+        dynamic=ranges,
+        states=graph.states,
+    )
+
+
+def _symbols(
+    exported: torch.export.ExportedProgram,
+    graph: GraphSpec,
+    names: Sequence[str],
+    axes: DynamicAxes,
+) -> dict[str, tuple[str, tuple[int, int]]]:
+    """Per symbol of the graph, the axis' name and range; equal axes share the first name."""
+    nodes = {node.name: node for node in exported.graph.nodes}
+    found: dict[str, tuple[str, tuple[int, int]]] = {}
+    for spec, name in zip(graph.inputs, names, strict=True):
+        shape = nodes[name].meta["val"].shape
+        for axis, limits in axes.get(spec.name, {}).items():
+            size = shape[axis]
+            if isinstance(size, int):
+                raise UnsupportedError(
+                    f"axis {axis} of {spec.name} cannot be dynamic",
+                    f"the network fixes it to {size}",
+                )
+            found.setdefault(str(size), (f"{name}_{axis}", limits))
+    return found
+
+
+def _spec(name: str, value: torch.Tensor, rename: Mapping[str, str]) -> TensorSpec:
+    def size(dim: int | torch.SymInt) -> int | str:
+        if isinstance(dim, int):
+            return dim
+        text = str(dim)
+        for symbol, axis in rename.items():
+            text = re.sub(rf"\b{re.escape(symbol)}\b", axis, text)
+        return text
+
+    dtype = str(value.dtype).removeprefix("torch.")
+    return TensorSpec(name=name, dtype=dtype, shape=tuple(size(dim) for dim in value.shape))

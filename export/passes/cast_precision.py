@@ -1,0 +1,97 @@
+"""Sixteen-bit floating point: the whole graph in fp16 or bf16, its contract unchanged."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from edgekit.errors import UnsupportedError
+
+from ..program import Program
+from .surgery import rename_user_inputs
+
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+# Several targets may want the same program in the same precision.
+_cast: WeakKeyDictionary[object, dict[str, Program]] = WeakKeyDictionary()
+
+
+class CastGraph(nn.Module):
+    """Runs ``inner`` in ``dtype`` between floating-point inputs and outputs of other types."""
+
+    def __init__(self, inner: nn.Module, dtype: torch.dtype, outputs: Sequence[str]) -> None:
+        super().__init__()
+        self.model = inner.to(dtype)
+        self._dtype = dtype
+        self._outputs = [getattr(torch, name) for name in outputs]
+
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        cast = [t.to(self._dtype) if t.is_floating_point() else t for t in tensors]
+        results = self.model(*cast)
+        return tuple(r.to(dtype) for r, dtype in zip(results, self._outputs, strict=True))
+
+
+def cast_precision(program: Program, precision: str) -> Program:
+    """The program with weights and arithmetic in ``precision``.
+
+    Rules:
+        1. Every floating-point weight and constant becomes ``precision``.
+        2. Floating-point inputs are cast on entry and outputs on exit.
+
+    Must not touch types that the network itself states (``x.float()`` before a softmax).
+    The graph is traced again, so that every node's type follows from the weights'.
+
+    Args:
+        precision: ``fp32`` (returns the program itself), ``fp16`` or ``bf16``.
+
+    Raises:
+        UnsupportedError: ``precision`` is not a floating-point type, or the network states
+            types that do not go together in it.
+    """
+    if precision == program.precision:
+        return program
+    if precision not in DTYPES:
+        raise UnsupportedError(
+            f"precision {precision} is not available",
+            f"this version exports fp32, {', '.join(DTYPES)}",
+        )
+    found = _cast.setdefault(program.exported, {})
+    if precision not in found:
+        found[precision] = _retrace(program, precision)
+    return found[precision]
+
+
+def _retrace(program: Program, precision: str) -> Program:
+    inner = program.exported.module()
+    outer = CastGraph(inner, DTYPES[precision], [spec.dtype for spec in program.outputs])
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            exported = torch.export.export(
+                outer, program.example_inputs(), dynamic_shapes=_shapes(program), strict=False
+            ).run_decompositions({})
+    except Exception as error:
+        raise UnsupportedError(
+            f"the network does not trace in {precision}", f"{type(error).__name__}: {error}"
+        ) from error
+    names = [spec.name for spec in program.inputs]
+    return replace(program, exported=rename_user_inputs(exported, names), precision=precision)
+
+
+def _shapes(program: Program) -> tuple | None:
+    if not program.dynamic:
+        return None
+    dim = torch.export.Dim
+
+    def size(axis: int | str) -> object:
+        if isinstance(axis, int):
+            return dim.STATIC
+        limits = program.dynamic[axis]
+        return dim.DYNAMIC(min=limits.min, max=limits.max)
+
+    return (tuple(tuple(size(axis) for axis in spec.shape) for spec in program.inputs),)

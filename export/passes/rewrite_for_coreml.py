@@ -1,0 +1,42 @@
+"""What coremltools 9 lacks, expressed by what it has."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch.export import ExportedProgram
+
+
+def rewrite_for_coreml(program: ExportedProgram) -> ExportedProgram:
+    """Decompose the operators that coremltools has no converter for.
+
+    Rules:
+        1. An operator that coremltools knows by name stays.
+        2. Any other that torch can express in core ATen operators is decomposed; what is
+           left after that is reported by the converter, by name.
+    """
+    known = _known_operators()
+    table = torch.export.default_decompositions()
+    unknown = {
+        node.target
+        for node in program.graph.nodes
+        if node.op == "call_function"
+        and isinstance(node.target, torch._ops.OpOverload)
+        and _name(node.target) not in known
+    }
+    chosen = {target: table[target] for target in unknown if target in table}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return program.run_decompositions(chosen)
+
+
+def _known_operators() -> set[str]:
+    from coremltools.converters.mil.frontend.torch.torch_op_registry import _TORCH_OPS_REGISTRY
+
+    return set(_TORCH_OPS_REGISTRY.name_to_func_mapping)
+
+
+def _name(operator: torch._ops.OpOverload) -> str:
+    name = operator._schema.name.split("::")[-1].lower()
+    return name.removesuffix("_") if not name.startswith("_") else name

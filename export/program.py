@@ -1,0 +1,83 @@
+"""The common graph: what every target is lowered from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from edgekit.manifest import AxisRange, StatePair, TensorSpec
+
+if TYPE_CHECKING:
+    import torch
+    from torch.export import ExportedProgram
+    from torch.fx import Node
+
+
+@dataclass(frozen=True)
+class Program:
+    """One captured graph with its contract.
+
+    Attributes:
+        name: the graph's name in the bundle.
+        exported: the functional graph; its user inputs and outputs are flat, in the order
+            of ``inputs`` and ``outputs``.
+        inputs, outputs: names, dtypes and shapes; a string in a shape names a dynamic axis.
+        dynamic: the sizes that each dynamic axis may take.
+        states: output-to-input pairs of a streaming graph.
+        precision: floating-point type of the weights and the arithmetic.
+    """
+
+    name: str
+    exported: ExportedProgram
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    dynamic: Mapping[str, AxisRange] = field(default_factory=dict)
+    states: tuple[StatePair, ...] = ()
+    precision: str = "fp32"
+
+    def with_exported(self, exported: ExportedProgram) -> Program:
+        """The same contract over a rewritten graph."""
+        return replace(self, exported=exported)
+
+    def example_inputs(self) -> tuple[torch.Tensor, ...]:
+        """The tensors that the graph was captured with, flat and in order."""
+        args, _ = self.exported.example_inputs
+        return tuple(args)
+
+
+def describe_node(node: Node) -> str:
+    """A node as a user finds it again: operator, module path and source line.
+
+    For example ``aten.conv2d.default (conv2d_3) in stages.0.depth_conv at models/net.py:41``.
+    """
+    text = f"{node.target} ({node.name})"
+    if path := module_path(node):
+        text += f" in {path}"
+    if line := source_line(node):
+        text += f" at {line}"
+    return text
+
+
+def module_path(node: Node) -> str:
+    """Dotted path of the innermost module that the node came from, or an empty string."""
+    stack = node.meta.get("nn_module_stack") or {}
+    paths = [entry[0] if isinstance(entry, tuple) else str(entry) for entry in stack.values()]
+    innermost = paths[-1] if paths else ""
+    # Capture wraps the user's network in a module that calls it `model`.
+    return innermost.removeprefix("model").removeprefix(".")
+
+
+def source_line(node: Node) -> str:
+    """``file:line`` of the innermost frame outside torch, or an empty string."""
+    frames = [
+        line.strip()
+        for line in (node.meta.get("stack_trace") or "").splitlines()
+        if line.strip().startswith('File "')
+    ]
+    own = [frame for frame in frames if "/torch/" not in frame.replace("\\", "/")]
+    if not (own or frames):
+        return ""
+    _, path, rest = (own or frames)[-1].split('"', 2)
+    line = rest.removeprefix(", line ").split(",", 1)[0]
+    return f"{path}:{line}"

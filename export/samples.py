@@ -1,0 +1,67 @@
+"""Inputs to judge a model by: seeded random ones, and real ones through its own preprocessing."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..models.spec import InputSpec
+
+# Token ids and other integers without a stated bound stay below this: small enough for any table.
+DEFAULT_HIGH = 10
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One set of inputs with its origin in words."""
+
+    origin: str
+    inputs: dict[str, np.ndarray]
+
+
+def random_inputs(
+    specs: Sequence[InputSpec],
+    dynamic: Mapping[str, Mapping[int, tuple[int, int]]] | None = None,
+    *,
+    seed: int = 0,
+    smallest: int = 1,
+    end: str | None = None,
+) -> dict[str, np.ndarray]:
+    """Random inputs for a graph: standard normal floats, integers below ``high``, or bits.
+
+    Each input has its own stream, seeded by ``seed`` and its name, so that adding an
+    input changes no other. A dynamic axis takes its example size, moved into its range
+    and to at least ``smallest``; ``end`` = "min" or "max" takes that end of its range.
+    """
+    found = {}
+    for spec in specs:
+        shape = list(spec.shape)
+        for axis, (low, high) in (dynamic or {}).get(spec.name, {}).items():
+            example = min(max(shape[axis], low, smallest), max(high, smallest))
+            shape[axis] = {"min": low, "max": high}.get(end or "", example)
+        rng = np.random.Generator(np.random.PCG64([seed, zlib.crc32(spec.name.encode())]))
+        found[spec.name] = _draw(rng, np.dtype(spec.dtype), tuple(shape), spec.high)
+    return found
+
+
+def _draw(
+    rng: np.random.Generator, dtype: np.dtype, shape: tuple[int, ...], high: int | None
+) -> np.ndarray:
+    if dtype.kind == "f":
+        return np.asarray(rng.standard_normal(shape), dtype=dtype)
+    if dtype.kind == "b":
+        return np.asarray(rng.integers(0, 2, shape), dtype=bool)
+    return np.asarray(rng.integers(0, high or DEFAULT_HIGH, shape), dtype=dtype)
+
+
+def sizes(
+    specs: Sequence[InputSpec], dynamic: Mapping[str, Mapping[int, tuple[int, int]]]
+) -> Iterator[Sample]:
+    """Random samples at both ends of the dynamic ranges (none for a static graph)."""
+    if any(dynamic.values()):
+        for end in ("min", "max"):
+            inputs = random_inputs(specs, dynamic, seed=1, end=end)
+            yield Sample(f"random seed 1, dynamic axes at {end}", inputs)

@@ -1,0 +1,202 @@
+"""Core ML: an ``.mlpackage`` with an ML program. Not runnable here, so checked by structure."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import shutil
+import uuid
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from edgekit.errors import ParityError, UnsupportedError
+from edgekit.manifest import TensorSpec
+
+from ..passes.rewrite_for_coreml import rewrite_for_coreml
+from ..program import Program
+from .base import Lowered, Target, refuse, shorten
+from .need import need
+
+PACKAGE = "model.mlpackage"
+
+# Core ML takes and gives these; the session casts where the contract says otherwise.
+_FLOATS = {"fp32": "FLOAT32", "fp16": "FLOAT16"}
+
+
+class CoreMLTarget(Target):
+    """From the exported program through coremltools, iOS 18 and macOS 15 onwards."""
+
+    name = "coreml"
+    runtime = "coreml"
+    level = "converted"
+
+    def check(self) -> None:
+        need("coremltools", "coreml", "coremltools")
+
+    def lower(self, program: Program, precision: str, folder: Path) -> Lowered:
+        if precision not in _FLOATS:
+            raise UnsupportedError(
+                f"coreml does not compute in {precision}", "an ML program has fp32 and fp16"
+            )
+        model = _convert(program, precision)
+        model.save(str(folder / PACKAGE))
+        spec = _settle(folder / PACKAGE)
+        operators = check_structure(spec, program, precision)
+        return Lowered(
+            file=PACKAGE,
+            operators=operators,
+            effective_precision=precision,
+            details={
+                "specification": spec.specificationVersion,
+                "minimum": "iOS 18, macOS 15",
+                "precision_ops": _arithmetic_types(spec),
+            },
+            notes=(
+                "structure, operators, precision and contract checked; Core ML predicts on "
+                "Apple systems only, so no numbers were compared",
+            ),
+        )
+
+
+def _convert(program: Program, precision: str) -> Any:
+    with _quiet():
+        import coremltools as ct
+
+        ready = rewrite_for_coreml(program.exported)
+        try:
+            return ct.convert(
+                ready,
+                outputs=[ct.TensorType(name=spec.name) for spec in program.outputs],
+                minimum_deployment_target=ct.target.iOS18,
+                convert_to="mlprogram",
+                compute_precision=getattr(ct.precision, _FLOATS[precision]),
+                skip_model_load=True,
+            )
+        except Exception as error:
+            raise _explain(program, error) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    # coremltools warns that its native library is absent (it is, off Apple systems), logs
+    # that this torch is newer than it has seen, and draws tqdm bars.
+    import os
+
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)
+
+
+def _explain(program: Program, error: Exception) -> UnsupportedError:
+    text = str(error)
+    for marker in ("Unsupported fx node ", "PyTorch convert function for op '"):
+        if marker in text:
+            rest = text.split(marker, 1)[1]
+            operator = rest.split("'")[0] if marker.endswith("'") else rest.split(", kind ")[-1]
+            return refuse("coreml", program, operator.split()[0].strip("',."), text)
+    import re
+
+    if found := re.search(r"op \"?([\w.]+)\"? .*?\((?:op_type|op type): ?(\w+)", text):
+        return refuse("coreml", program, found.group(1), text)
+    return UnsupportedError(
+        "coreml cannot convert the graph", f"{type(error).__name__}: {shorten(text)}"
+    )
+
+
+def _settle(package: Path) -> Any:
+    """Make the package's bytes depend on the model alone; returns the specification.
+
+    coremltools names the package's items by random UUIDs and writes protobuf maps in hash
+    order; both change from run to run.
+    """
+    from coremltools.proto import Model_pb2
+
+    manifest = json.loads((package / "Manifest.json").read_text())
+    entries = manifest["itemInfoEntries"]
+    names = {
+        old: str(uuid.uuid5(uuid.NAMESPACE_URL, entry["path"])).upper()
+        for old, entry in entries.items()
+    }
+    manifest["itemInfoEntries"] = {names[old]: entry for old, entry in entries.items()}
+    manifest["rootModelIdentifier"] = names[manifest["rootModelIdentifier"]]
+    (package / "Manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+
+    path = package / "Data" / "com.apple.CoreML" / "model.mlmodel"
+    spec = Model_pb2.Model()
+    spec.ParseFromString(path.read_bytes())
+    path.write_bytes(spec.SerializeToString(deterministic=True))
+    return spec
+
+
+def discard(package: Path) -> None:
+    """Remove a package."""
+    shutil.rmtree(package, ignore_errors=True)
+
+
+def check_structure(spec: Any, program: Program, precision: str) -> dict[str, int]:
+    """Hold the emitted specification against the contract; returns its operators, counted.
+
+    Raises:
+        ParityError: it is no ML program, an input or output has another name, shape or
+            type, or its arithmetic is in another precision.
+    """
+    if spec.WhichOneof("Type") != "mlProgram":
+        raise ParityError("coreml emitted no ML program", str(spec.WhichOneof("Type")))
+    _check_features("input", spec.description.input, program.inputs)
+    _check_features("output", spec.description.output, program.outputs)
+    found = _arithmetic_types(spec)
+    other = {"fp32": "FLOAT16", "fp16": "FLOAT32"}[precision]
+    if found.get(other, 0) and precision == "fp32":
+        raise ParityError("coreml emitted fp16 arithmetic", f"{found[other]} operators")
+    counts = Counter(
+        operation.type for operation in _operations(spec) if operation.type != "const"
+    )
+    return dict(counts.most_common())
+
+
+def _check_features(kind: str, features: Any, specs: tuple[TensorSpec, ...]) -> None:
+    names = [feature.name for feature in features]
+    if names != [spec.name for spec in specs]:
+        raise ParityError(
+            f"coreml's {kind}s are {', '.join(names)}",
+            f"the contract has {', '.join(spec.name for spec in specs)}",
+        )
+    for feature, spec in zip(features, specs, strict=True):
+        shape = tuple(feature.type.multiArrayType.shape)
+        fixed = tuple(size for size in spec.shape if isinstance(size, int))
+        if len(fixed) == len(spec.shape) and shape and shape != (fixed or (1,)):
+            raise ParityError(
+                f"coreml's {kind} {spec.name} has shape {list(shape)}",
+                f"the contract has {list(spec.shape)}",
+            )
+
+
+def _operations(spec: Any) -> Iterator[Any]:
+    for function in spec.mlProgram.functions.values():
+        for block in function.block_specializations.values():
+            yield from block.operations
+
+
+def _arithmetic_types(spec: Any) -> dict[str, int]:
+    """How many operators give fp32 and how many fp16 (casts and constants left out)."""
+    from coremltools.proto import MIL_pb2
+
+    names = {MIL_pb2.FLOAT16: "FLOAT16", MIL_pb2.FLOAT32: "FLOAT32"}
+    counts: Counter[str] = Counter()
+    for operation in _operations(spec):
+        if operation.type in ("const", "cast"):
+            continue
+        for output in operation.outputs:
+            if name := names.get(output.type.tensorType.dataType):
+                counts[name] += 1
+    return dict(counts)

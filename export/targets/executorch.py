@@ -1,0 +1,122 @@
+"""ExecuTorch: a ``.pte`` program with XNNPACK where it has a kernel."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekit.errors import UnsupportedError
+
+from ..passes.cast_precision import cast_precision
+from ..program import Program
+from .base import Lowered, Target, refuse, shorten
+from .need import need
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+
+class ExecuTorchTarget(Target):
+    """XNNPACK takes what it can; portable kernels run the rest, and the share is reported."""
+
+    name = "executorch"
+    runtime = "executorch"
+
+    def check(self) -> None:
+        need("executorch", "executorch", "ExecuTorch")
+
+    def lower(self, program: Program, precision: str, folder: Path) -> Lowered:
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.exir import to_edge_transform_and_lower
+
+        ready = cast_precision(program, precision)
+        try:
+            with _quiet():
+                edge = to_edge_transform_and_lower(
+                    ready.exported, partitioner=[XnnpackPartitioner()]
+                )
+                shares = _delegation(edge.exported_program())
+                content = edge.to_executorch().buffer
+        except Exception as error:
+            raise _explain(program, error) from error
+        (folder / "model.pte").write_bytes(content)
+        kept = shares["undelegated"]
+        return Lowered(
+            file="model.pte",
+            operators={"XNNPACK delegate": shares["partitions"], **kept}
+            if shares["partitions"]
+            else dict(kept),
+            details={"backend": "XNNPACK", **shares},
+        )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)
+
+
+# Bookkeeping nodes that compute nothing.
+_NOT_WORK = ("getitem", "alloc", "executorch_call_delegate")
+
+
+def _delegation(edge: ExportedProgram) -> dict[str, Any]:
+    """How much of the graph XNNPACK runs, counted in operators of the edge dialect."""
+    inside = 0
+    partitions = 0
+    outside: Counter[str] = Counter()
+    for node in edge.graph.nodes:
+        if node.op != "call_function":
+            continue
+        name = getattr(node.target, "__name__", str(node.target))
+        if "executorch_call_delegate" in name:
+            partitions += 1
+            module = getattr(edge.graph_module, node.args[0].target)
+            inside += _count(module.original_module.graph)
+        elif not any(word in name for word in _NOT_WORK):
+            outside[name] += 1
+    total = inside + sum(outside.values())
+    return {
+        "partitions": partitions,
+        "delegated": inside,
+        "total": total,
+        "delegated_share": round(inside / total, 4) if total else 0.0,
+        "undelegated": dict(outside.most_common()),
+    }
+
+
+def _count(graph: Any) -> int:
+    names = (
+        getattr(node.target, "__name__", str(node.target))
+        for node in graph.nodes
+        if node.op == "call_function"
+    )
+    return sum(not any(word in name for word in _NOT_WORK) for name in names)
+
+
+def _explain(program: Program, error: Exception) -> UnsupportedError:
+    text = str(error)
+    patterns = (
+        r"[Mm]issing out variants?: \{?'?([\w:.]+)",
+        r"Operator torch\._ops\.([\w.]+) is not Aten Canonical",
+        r"([\w]+::[\w.]+) is not",
+    )
+    for pattern in patterns:
+        if found := re.search(pattern, text):
+            operator = found.group(1).replace("::", ".")
+            return refuse("executorch", program, operator, text)
+    return UnsupportedError(
+        "executorch cannot lower the graph", f"{type(error).__name__}: {shorten(text)}"
+    )

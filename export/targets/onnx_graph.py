@@ -1,0 +1,111 @@
+"""The common graph as an ONNX model: shared by the ONNX, OpenVINO and TensorRT targets."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from edgekit.errors import UnsupportedError
+
+from ..program import Program
+from .base import refuse, shorten
+
+if TYPE_CHECKING:
+    import onnx_ir
+
+# 20 has GELU and is what OpenVINO, TensorRT and every current ONNX Runtime read.
+OPSET = 20
+
+# Three targets lower the same program: convert it once.
+_models: WeakKeyDictionary[object, onnx_ir.Model] = WeakKeyDictionary()
+
+
+def to_onnx(program: Program) -> onnx_ir.Model:
+    """The program as an optimised onnx-ir model with the contract's names.
+
+    Values keep the names of the common graph's nodes, which is what lets the verifier
+    locate a departure; source lines and module paths (machine paths) are removed.
+
+    Raises:
+        UnsupportedError: an operator has no ONNX form.
+    """
+    cached = _models.get(program.exported)
+    if cached is None:
+        cached = _models[program.exported] = _convert(program)
+    return cached
+
+
+def _convert(program: Program) -> onnx_ir.Model:
+    import torch
+
+    try:
+        with _quiet(), torch.no_grad():
+            result = torch.onnx.export(
+                program.exported,
+                (),
+                dynamo=True,
+                external_data=False,
+                opset_version=OPSET,
+                verbose=False,
+                input_names=[spec.name for spec in program.inputs],
+                output_names=[spec.name for spec in program.outputs],
+            )
+    except Exception as error:
+        raise _explain(program, error) from error
+    _strip(result.model)
+    return result.model
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    # The exporter prints progress to stdout, and logs and warns about its own internals.
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)
+
+
+def _explain(program: Program, error: Exception) -> UnsupportedError:
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    text = f"{error} {cause}"
+    for node in program.exported.graph.nodes:
+        if node.op == "call_function" and f"%{node.name} " in text:
+            return refuse("onnx", program, node.name, str(cause))
+    marker = "No ONNX function found for "
+    if marker in text:
+        operator = text.split(marker, 1)[1].split()[0].strip("<>,.'\"")
+        operator = text.split("overload='")[1].split("'")[0] if "overload='" in text else operator
+        return refuse("onnx", program, operator, "it has no ONNX translation")
+    return UnsupportedError("onnx cannot express the graph", shorten(cause))
+
+
+def _strip(model: onnx_ir.Model) -> None:
+    model.metadata_props.clear()
+    model.doc_string = None
+    for graph in (model.graph, *model.functions.values()):
+        graph.metadata_props.clear()
+        graph.doc_string = None
+        for value in (*graph.inputs, *graph.initializers.values()) if graph is model.graph else ():
+            value.metadata_props.clear()
+        for node in graph:
+            node.metadata_props.clear()
+            node.doc_string = None
+            for value in node.outputs:
+                value.metadata_props.clear()
+
+
+def count_operators(model: onnx_ir.Model) -> dict[str, int]:
+    """How often each operator occurs, most frequent first."""
+    return dict(Counter(node.op_type for node in model.graph).most_common())
