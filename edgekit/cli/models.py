@@ -1,0 +1,59 @@
+"""``edgekit models``: the registry, as a table."""
+
+from typing import TYPE_CHECKING
+
+from edgekit.cli.options import Json, Quiet
+from edgekit.cli.output import Output, table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from edgekit.models.spec import ModelSpec
+
+
+def command(json: Json = False, quiet: Quiet = False) -> None:
+    """List the models that edgekit knows by name.
+
+    Any other PyTorch model can be exported as well: PATH.py:CALLABLE, timm:NAME,
+    hf:FOLDER, a .pt2 or an .onnx file.
+    """
+    from edgekit import models
+
+    with Output(json, quiet) as out:
+        rows = [_row(models.spec(name)) for name in models.names()]
+        out.result({"models": rows}, lambda console: console.print(_table(rows)))
+
+
+def _row(spec: "ModelSpec") -> dict:
+    return {
+        "name": spec.name,
+        "task": spec.task.kind,
+        "parameters": spec.parameters,
+        "macs": spec.macs,
+        "graphs": [graph.name for graph in spec.graphs],
+        "inputs": {
+            graph.name: {tensor.name: list(tensor.shape) for tensor in graph.inputs}
+            for graph in spec.graphs
+        },
+        "default_weights": spec.default_weights is not None,
+        "paper": spec.paper,
+        "licence": spec.licence,
+    }
+
+
+def _table(rows: list[dict]) -> "Table":
+    return table(
+        ("name", "task", ">M params", ">M MACs", "graphs", "weights", "paper"),
+        (
+            (
+                row["name"],
+                row["task"],
+                f"{row['parameters'] / 1e6:.2f}",
+                "" if row["macs"] is None else f"{row['macs'] / 1e6:.0f}",
+                ", ".join(row["graphs"]),
+                "pretrained" if row["default_weights"] else "--weights",
+                row["paper"],
+            )
+            for row in rows
+        ),
+    )

@@ -1,0 +1,14 @@
+"""Options that several commands share, so that they read the same everywhere."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document on stdout; all else on stderr.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only results, warnings and errors.")]
+BundlePath = Annotated[
+    Path, typer.Argument(metavar="BUNDLE", help="A bundle: a folder or an .edgekit file.")
+]
