@@ -1,0 +1,67 @@
+"""The doctor tries real back ends, and survives broken ones."""
+
+import numpy as np
+import pytest
+from edgekit.devices import doctor, probes
+
+CORE = next(backend for backend in doctor.BACKENDS if backend.core)
+
+
+def test_every_back_end_has_a_probe_and_advice():
+    assert {backend.name for backend in doctor.BACKENDS} == set(probes.PROBES)
+    assert all(backend.install.startswith("pip install ") for backend in doctor.BACKENDS)
+
+
+def test_onnxruntime_works_here():
+    found = doctor.diagnose(CORE)
+    assert (found.status, found.install) == ("ok", "")
+    assert "CPU" in found.devices
+    assert found.version
+
+
+def test_what_is_not_installed_is_missing_and_not_imported():
+    found = doctor.diagnose(doctor.Backend("x", "no_such_module_here", "tests", "pip install x"))
+    assert (found.status, found.install) == ("missing", "pip install x")
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("raise RuntimeError('first line\\nsecond line')", "RuntimeError: first line"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "killed by SIGSEGV"),
+        ("import os; os._exit(3)", "exit code 3"),
+    ],
+)
+def test_a_broken_library_is_a_row(tmp_path, monkeypatch, source, reason):
+    (tmp_path / "onnxruntime.py").write_text(source)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    found = doctor.diagnose(CORE)
+    assert found.status == "broken"
+    assert found.detail == reason
+    assert found.install == CORE.install
+
+
+def test_a_library_that_hangs_is_a_row(tmp_path, monkeypatch):
+    (tmp_path / "onnxruntime.py").write_text("import time; time.sleep(600)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    found = doctor.diagnose(CORE, timeout=1)
+    assert (found.status, found.detail) == ("broken", "no answer in 1 s")
+
+
+def test_rows_come_in_the_order_asked_and_progress_is_told():
+    names = ["no_such_module_a", "no_such_module_b", "no_such_module_c"]
+    backends = [doctor.Backend(name, name, "tests", "pip install it") for name in names]
+    done = []
+    found = doctor.examine(backends, lambda: done.append(1))
+    assert [diagnosis.name for diagnosis in found] == names
+    assert len(done) == 3
+
+
+def test_the_model_written_by_hand_is_a_valid_one():
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load_from_string(probes.relu_model())
+    onnx.checker.check_model(model, full_check=True)
+    from onnx.reference import ReferenceEvaluator
+
+    (y,) = ReferenceEvaluator(model).run(None, {"x": np.array([-1, 2], np.float32)})
+    assert y.tolist() == [0, 2]
