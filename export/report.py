@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 TOP_OPERATORS: Final = 15
 
 _METRICS: Final = ("nmse", "rel_range", "max_abs", "cosine")
+_SIZE_NOTES: Final = {"ok": "", "failed": "rejected", "unavailable": "unavailable"}
 _KNOWN_DETAILS: Final = frozenset(
     {"delegated_share", "delegated", "total", "undelegated", "engines", "recipe", "opset"}
 )
@@ -104,6 +105,7 @@ def _policy(style: str) -> str:
 def _context(manifest: Manifest, measurements: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     cards = [_card(manifest, target) for target in _targets(manifest)]
     made = {card["target"] for card in cards}
+    params = manifest.model.parameters
     return {
         "model": manifest.model,
         "random": manifest.model.weights.lower().startswith("random"),
@@ -119,6 +121,7 @@ def _context(manifest: Manifest, measurements: Sequence[Mapping[str, Any]]) -> d
         "parity_rows": [_parity_row(g, a, manifest) for g, a in _artifacts(manifest)],
         "sizes": _sizes(manifest),
         "total": words.size(sum(f.bytes for f in manifest.files)),
+        "weights_size": words.size(4 * params) if params else "",
         "hosts": report_timings.hosts(measurements),
         "graphs": [_graph(g, manifest) for g in manifest.graphs],
         "many": len(manifest.graphs) > 1,
@@ -177,7 +180,7 @@ def _card(manifest: Manifest, target: str) -> dict[str, Any]:
         "target": target,
         "name": _target_name(target),
         "verdict": words.worst_verdict(verdicts),
-        "nmse": words.scientific(max(nmse)) if nmse else "",
+        "nmse": words.distance(max(nmse)) if nmse else "",
         "size": words.size(total) if total else "",
         "precisions": list(dict.fromkeys(_precision(a) for _, a in parts)),
         "graphs": [(g.name, v) for (g, _), v in zip(parts, verdicts, strict=True)],
@@ -209,7 +212,7 @@ def _headline(cards: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
         "failed": "failed",
         "drift": "drifted beyond the limits and kept",
         "unchecked": "made but not checked",
-        "proven": "ran here and within the limits of PyTorch's outputs",
+        "proven": "ran here, outputs within their limits of PyTorch's",
         "partial": "made but not run on {its} own runtime here",
         "off": "unavailable here",
     }
@@ -300,8 +303,8 @@ def _sizes(manifest: Manifest) -> list[charts.Bar]:
             group=graph.name if many else "",
             width=charts.bar_width(artifact.bytes, top),
             value=words.size(artifact.bytes),
-            tone="rejected" if artifact.status != "ok" else "",
-            note="rejected" if artifact.status != "ok" else "",
+            tone="" if artifact.status == "ok" else "rejected",
+            note=_SIZE_NOTES[artifact.status],
         )
         for graph, artifact in made
     ]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from .report_words import NONE, milliseconds, power_of_ten, scientific
+from .report_words import NONE, distance, milliseconds, power_of_ten, scientific
 
 #: Positions of the parity plot: a place for exact zeros, the log axis, a place for infinity.
 EXACT_X: Final = 2.5
@@ -145,7 +145,7 @@ def _mark(entry: ParityEntry, place: Callable[[float], float]) -> ParityMark:
     if entry.nmse is not None:
         kind = _kind(entry.nmse)
         x = {"exact": EXACT_X, "beyond": BEYOND_X}.get(kind) or place(entry.nmse)
-        value = "exact" if kind == "exact" else scientific(entry.nmse)
+        value = distance(entry.nmse)
         said = f"NMSE {value}" + (f", limit {scientific(limit)}" if limit is not None else "")
     return ParityMark(
         label=entry.label,

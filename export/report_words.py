@@ -106,13 +106,14 @@ def judge(artifact: Artifact) -> Verdict:
     if artifact.status == "unavailable":
         return Verdict("off", "unavailable", "Not made here")
     if artifact.status == "failed":
-        if level and level.strength >= 3:
-            return Verdict("failed", "failed", f"{level.sentence}: not the same model, rejected")
+        if check and level and level.strength >= 3:
+            why = "Agrees, but rejected" if check.passed else "Not the same model: rejected"
+            return Verdict("failed", "failed", f"{level.sentence}. {why}")
         return Verdict("failed", "failed", "Failed before anything could be compared")
     if check is None or level is None:
         return Verdict("unchecked", "unchecked", "Made, not checked")
     if not check.passed:
-        sentence = f"{level.sentence}: beyond its limits, kept because drift was allowed"
+        sentence = f"{level.sentence}. Beyond its limits: kept because drift was allowed"
         return Verdict("drift", "drifted", sentence, level.strength)
     tone = "proven" if check.level == "ran" else "partial"
     return Verdict(tone, "ok", level.sentence, level.strength)
@@ -155,6 +156,11 @@ def scientific(value: float) -> str:
         return f"{value:.3g}"
     mantissa, exponent = f"{value:.1e}".split("e")
     return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+
+
+def distance(value: float) -> str:
+    """As :func:`scientific`, but a zero is called exact."""
+    return "exact" if value == 0 else scientific(value)
 
 
 def cosine(value: float) -> str:
