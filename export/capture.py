@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import keyword
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,7 +33,11 @@ DynamicAxes = Mapping[str, Mapping[int, tuple[int, int]]]
 
 
 class FlatGraph(nn.Module):
-    """Calls one method of a network with flat tensors and returns flat tensors."""
+    """Calls one method of a network with flat tensors and returns flat tensors.
+
+    Its ``forward`` takes the graph's inputs in order and returns, as a tuple, the tensors
+    among what the network returns.
+    """
 
     def __init__(self, model: nn.Module, graph: GraphSpec) -> None:
         super().__init__()
@@ -41,6 +46,8 @@ class FlatGraph(nn.Module):
         self._names = [spec.name for spec in graph.inputs]
         parameters = inspect.signature(getattr(model, graph.method)).parameters
         self._by_keyword = set(self._names) <= set(parameters)
+        # torch.export names the graph's inputs after the parameters of `forward`.
+        self.forward = _with_parameters(self._flat, [identifier(name) for name in self._names])
 
     def call(self, *tensors: torch.Tensor) -> Any:
         """What the network itself returns."""
@@ -49,10 +56,20 @@ class FlatGraph(nn.Module):
             return method(**dict(zip(self._names, tensors, strict=True)))
         return method(*tensors)
 
-    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """The tensors among what the network returns, in order."""
+    def _flat(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         leaves = pytree.tree_leaves(_plain(self.call(*tensors)))
         return tuple(leaf for leaf in leaves if isinstance(leaf, torch.Tensor))
+
+
+def _with_parameters(
+    function: Callable[..., tuple[torch.Tensor, ...]], names: Sequence[str]
+) -> Callable[..., tuple[torch.Tensor, ...]]:
+    def forward(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return function(*tensors)
+
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    forward.__signature__ = inspect.Signature([inspect.Parameter(name, kind) for name in names])
+    return forward
 
 
 def _plain(value: Any) -> Any:
@@ -64,6 +81,8 @@ def _plain(value: Any) -> Any:
 def identifier(name: str) -> str:
     """``name`` as every runtime accepts it: letters, digits and underscores."""
     clean = re.sub(r"\W", "_", name, flags=re.ASCII)
+    if keyword.iskeyword(clean):
+        return f"{clean}_"
     return clean if clean and not clean[0].isdigit() else f"_{clean}"
 
 
@@ -71,7 +90,7 @@ def capture(model: LoadedModel, graph: GraphSpec, dynamic: DynamicAxes | None = 
     """Capture one graph of a model.
 
     Args:
-        model: the network (or a ready ExportedProgram) and where it came from.
+        model: the network and where it came from.
         graph: the inputs' names, dtypes and example shapes, and the outputs' names.
         dynamic: per input, the axes that stay dynamic with their smallest and largest
             size; None takes the graph's own.
@@ -80,11 +99,10 @@ def capture(model: LoadedModel, graph: GraphSpec, dynamic: DynamicAxes | None = 
         UsageError: a dynamic axis does not exist, or the network does not take the inputs.
         UnsupportedError: torch.export cannot capture the network.
     """
-    if model.program is not None:
-        return _adopt(model.program, graph)
     assert_axes_exist(graph, dynamic or {})
     axes = graph.dynamic if dynamic is None else dynamic
-    flat = FlatGraph(model.module, graph).eval()
+    flat = FlatGraph(model.module, graph)
+    flat.training = False  # not .eval(), which a network from a .pt2 file refuses
     example = random_inputs(graph.inputs, axes, smallest=SMALLEST_TRACED)
     tensors = tuple(torch.from_numpy(array) for array in example.values())
     with torch.no_grad():
@@ -149,7 +167,7 @@ def _export(
 ) -> torch.export.ExportedProgram:
     shapes = None
     if axes:
-        shapes = (tuple(_dims(axes.get(spec.name, {}), len(spec.shape)) for spec in graph.inputs),)
+        shapes = tuple(_dims(axes.get(spec.name, {}), len(spec.shape)) for spec in graph.inputs)
     try:
         with torch.no_grad(), _quiet():
             return torch.export.export(flat, tensors, dynamic_shapes=shapes, strict=False)
@@ -180,16 +198,6 @@ def _quiet() -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-def _adopt(exported: torch.export.ExportedProgram, graph: GraphSpec) -> Program:
-    """A program that came ready-made (``.pt2``)."""
-    count = len(exported.graph_signature.user_outputs)
-    wanted = tuple(identifier(name) for name in graph.outputs)
-    names = wanted or (
-        ("output",) if count == 1 else tuple(f"output_{index}" for index in range(count))
-    )
-    return _program(exported, graph, names, {})
 
 
 def _program(

@@ -43,18 +43,16 @@ def random_inputs(
             example = min(max(shape[axis], low, smallest), max(high, smallest))
             shape[axis] = {"min": low, "max": high}.get(end or "", example)
         rng = np.random.Generator(np.random.PCG64([seed, zlib.crc32(spec.name.encode())]))
-        found[spec.name] = _draw(rng, np.dtype(spec.dtype), tuple(shape), spec.high)
+        found[spec.name] = _draw(rng, spec, tuple(shape))
     return found
 
 
-def _draw(
-    rng: np.random.Generator, dtype: np.dtype, shape: tuple[int, ...], high: int | None
-) -> np.ndarray:
+def _draw(rng: np.random.Generator, spec: InputSpec, shape: tuple[int, ...]) -> np.ndarray:
+    dtype = np.dtype(spec.dtype)
     if dtype.kind == "f":
         return np.asarray(rng.standard_normal(shape), dtype=dtype)
-    if dtype.kind == "b":
-        return np.asarray(rng.integers(0, 2, shape), dtype=bool)
-    return np.asarray(rng.integers(0, high or DEFAULT_HIGH, shape), dtype=dtype)
+    high = 2 if dtype.kind == "b" else spec.high or DEFAULT_HIGH
+    return np.asarray(rng.integers(spec.low, high, shape), dtype=dtype)
 
 
 def sizes(

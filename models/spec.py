@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 class InputSpec:
     """One input of a graph: name, NumPy dtype name and example shape.
 
-    ``high`` bounds random integers (exclusive), e.g. the vocabulary's size.
+    Random integers are drawn from ``low`` to ``high`` (exclusive), e.g. the vocabulary's
+    size; an attention mask is all ones with ``low=1, high=2``.
     """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
+    low: int = 0
     high: int | None = None
 
 
@@ -87,19 +89,17 @@ class LoadedModel:
 
     Attributes:
         name: short name for the bundle. source: what the user typed.
-        module: in eval mode, on the CPU, float32; or None where ``program`` is given.
-        program: a ready ``torch.export.ExportedProgram`` (a ``.pt2`` file).
+        module: in eval mode, on the CPU, float32.
         graphs, task, paper, licence, macs, assets: as in :class:`ModelSpec`.
         weights: where the weights came from, in words.
     """
 
     name: str
     source: str
-    module: nn.Module | None
+    module: nn.Module
     graphs: tuple[GraphSpec, ...]
     weights: str
     task: TaskInfo = field(default_factory=TaskInfo)
-    program: Any = None
     paper: str | None = None
     licence: str | None = None
     macs: int | None = None

@@ -94,4 +94,5 @@ def _shapes(program: Program) -> tuple | None:
         limits = program.dynamic[axis]
         return dim.DYNAMIC(min=limits.min, max=limits.max)
 
+    # One tuple for the parameter `*tensors`.
     return (tuple(tuple(size(axis) for axis in spec.shape) for spec in program.inputs),)

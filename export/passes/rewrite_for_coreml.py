@@ -7,6 +7,8 @@ import warnings
 import torch
 from torch.export import ExportedProgram
 
+from .surgery import rename_user_inputs, user_inputs
+
 
 def rewrite_for_coreml(program: ExportedProgram) -> ExportedProgram:
     """Decompose the operators that coremltools has no converter for.
@@ -28,7 +30,9 @@ def rewrite_for_coreml(program: ExportedProgram) -> ExportedProgram:
     chosen = {target: table[target] for target in unknown if target in table}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return program.run_decompositions(chosen)
+        rewritten = program.run_decompositions(chosen)
+    # coremltools names the package's inputs after the graph's.
+    return rename_user_inputs(rewritten, user_inputs(program))
 
 
 def _known_operators() -> set[str]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
-import shutil
+import re
 import uuid
 import warnings
 from collections import Counter
@@ -83,14 +84,11 @@ def _convert(program: Program, precision: str) -> Any:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     # coremltools warns that its native library is absent (it is, off Apple systems), logs
-    # that this torch is newer than it has seen, and draws tqdm bars.
-    import os
-
+    # that this torch is newer than it has seen, and draws progress bars of its own.
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
-    os.environ.setdefault("TQDM_DISABLE", "1")
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -104,8 +102,6 @@ def _explain(program: Program, error: Exception) -> UnsupportedError:
             rest = text.split(marker, 1)[1]
             operator = rest.split("'")[0] if marker.endswith("'") else rest.split(", kind ")[-1]
             return refuse("coreml", program, operator.split()[0].strip("',."), text)
-    import re
-
     if found := re.search(r"op \"?([\w.]+)\"? .*?\((?:op_type|op type): ?(\w+)", text):
         return refuse("coreml", program, found.group(1), text)
     return UnsupportedError(
@@ -121,6 +117,8 @@ def _settle(package: Path) -> Any:
     """
     from coremltools.proto import Model_pb2
 
+    for extra in package.glob("*_debug_handle_mapping.json"):
+        extra.unlink()  # for ExecuTorch's debugger; the package does not refer to it
     manifest = json.loads((package / "Manifest.json").read_text())
     entries = manifest["itemInfoEntries"]
     names = {
@@ -136,11 +134,6 @@ def _settle(package: Path) -> Any:
     spec.ParseFromString(path.read_bytes())
     path.write_bytes(spec.SerializeToString(deterministic=True))
     return spec
-
-
-def discard(package: Path) -> None:
-    """Remove a package."""
-    shutil.rmtree(package, ignore_errors=True)
 
 
 def check_structure(spec: Any, program: Program, precision: str) -> dict[str, int]:

@@ -1,0 +1,78 @@
+"""Where a model comes from: what the user types as MODEL, turned into a network.
+
+``cpubone-b0`` (the registry), ``timm:NAME``, ``hf:FOLDER_OR_ID``, ``PATH.py:CALLABLE``,
+``package.module:CALLABLE``, a ``.pt2`` file or an ``.onnx`` file. One file per kind; each is
+imported only when it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgekit.errors import UsageError
+
+from ..spec import InputSpec, LoadedModel
+
+SEED = 0
+RANDOM = f"random (seed {SEED})"
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """What a user may say about a model.
+
+    Attributes:
+        weights: a checkpoint file, ``random``, ``pretrained`` (fetched by timm), or None for
+            the source's own.
+        inputs: example inputs of a model of the user's own, in call order.
+        resolution: height and width of pictures, or None for the model's own.
+    """
+
+    weights: str | None = None
+    inputs: Sequence[InputSpec] = ()
+    resolution: tuple[int, int] | None = None
+
+
+def load_model(text: str, options: SourceOptions | None = None) -> LoadedModel:
+    """The network that ``text`` names, in eval mode, with its example inputs.
+
+    Random weights are seeded: the same name gives the same network.
+
+    Raises:
+        UsageError: nothing is called so, or its inputs must be stated.
+        MissingBackendError: the package that the source needs is not installed.
+        InputError: a file cannot be read, or a checkpoint does not fit.
+    """
+    options = options or SourceOptions()
+    suffix = Path(text).suffix.lower()
+    if text.startswith("timm:"):
+        from .timm_model import load_timm as load
+    elif text.startswith("hf:"):
+        from .hf_folder import load_hf as load
+    elif suffix == ".pt2":
+        from .pt2_file import load_pt2 as load
+    elif suffix == ".onnx":
+        from .onnx_file import load_onnx_file as load
+    elif ":" in text:
+        from .python_callable import load_callable as load
+    else:
+        from .registry_name import load_registered as load
+    return load(text, options)
+
+
+def refuse_weights(text: str, options: SourceOptions) -> None:
+    """Raise UsageError where a file that has its weights inside is given others."""
+    if options.weights is not None:
+        raise UsageError(f"{text} has its own weights", "--weights cannot replace them")
+
+
+def refuse_resolution(text: str, options: SourceOptions) -> None:
+    """Raise UsageError where the picture size is not edgekit's to choose."""
+    if options.resolution is not None:
+        raise UsageError(
+            f"{text} states its own input sizes",
+            "--resolution is for registry and timm models",
+            "give --input NAME:DTYPE[SHAPE]",
+        )
