@@ -14,7 +14,7 @@ import base64
 import functools
 import hashlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
 from edgekit.errors import MissingBackendError
@@ -33,7 +33,7 @@ TOP_OPERATORS: Final = 15
 _METRICS: Final = ("nmse", "rel_range", "max_abs", "cosine")
 _SIZE_NOTES: Final = {"ok": "", "failed": "rejected", "unavailable": "unavailable"}
 _KNOWN_DETAILS: Final = frozenset(
-    {"delegated_share", "delegated", "total", "undelegated", "engines", "recipe", "opset"}
+    {"delegated_share", "delegated", "total", "undelegated", "engines", "recipe"}
 )
 
 # Characters that would break the markup's text or turn its direction: a name is shown, it
@@ -336,6 +336,10 @@ def _panel(artifact: Artifact, manifest: Manifest) -> dict[str, Any]:
     top = ranked[0][1] if ranked else 0
     rest = ranked[TOP_OPERATORS:]
     details = artifact.details
+    recipe = details.get("recipe", "")
+    delegation = _delegation(details)
+    told = _KNOWN_DETAILS - ({"recipe"} if isinstance(recipe, str) else set())
+    told |= {"backend"} if delegation else set()
     return {
         "name": _target_name(artifact.target),
         "verdict": words.judge(artifact),
@@ -344,11 +348,11 @@ def _panel(artifact: Artifact, manifest: Manifest) -> dict[str, Any]:
         "bars": [(op, charts.bar_width(n, top), f"{n:,}") for op, n in ranked[:TOP_OPERATORS]],
         "more": len(rest),
         "more_total": f"{sum(n for _, n in rest):,}",
-        "delegation": _delegation(details),
-        "engines": _engines(details.get("engines"), manifest),
-        "recipe": words.plain(details["recipe"]) if "recipe" in details else "",
-        "opset": words.plain(details["opset"]) if "opset" in details else "",
-        "other": [(k, words.plain(v)) for k, v in details.items() if k not in _KNOWN_DETAILS],
+        "delegation": delegation,
+        "engines": _engines(artifact, manifest),
+        # A recipe is a file's name or the steps themselves, which are long.
+        "recipe": "" if isinstance(recipe, str) else words.plain(recipe),
+        "other": [(key, words.listed(value)) for key, value in details.items() if key not in told],
     }
 
 
@@ -358,35 +362,36 @@ def _delegation(details: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     part, total = words.number(details.get("delegated")), words.number(details.get("total"))
     counted = f" ({part:.0f} of {total:.0f})" if part is not None and total is not None else ""
+    backend = f" to {words.plain(details['backend'])}" if details.get("backend") else ""
     left = details.get("undelegated")
     left = left if isinstance(left, Mapping) else {}
     ranked = sorted(left.items(), key=lambda item: (-(words.number(item[1]) or 0), str(item[0])))
     # Rounding must not turn 99.96 % into "100 %".
     text = "100" if share >= 1 else f"{min(100 * share, 99.9):.1f}"
     return {
-        "text": f"{text} % of the operators delegated{counted}",
+        "text": f"{text} % of the operators delegated{backend}{counted}",
         "width": charts.percent(100 * min(1.0, max(0.0, share))),
         "left": [(op, words.plain(n)) for op, n in ranked],
     }
 
 
-def _engines(engines: Any, manifest: Manifest) -> list[dict[str, str]]:
-    if not isinstance(engines, list):
+def _engines(artifact: Artifact, manifest: Manifest) -> list[dict[str, str]]:
+    """Compiled engines; their ``file`` is relative to the artifact's folder or the bundle."""
+    engines = artifact.details.get("engines")
+    if not isinstance(engines, list | tuple):
         return []
+    folder = PurePosixPath(artifact.file or "").parent
     sizes = {f.path: words.size(f.bytes) for f in manifest.files}
     rows = []
     for engine in engines:
         engine = engine if isinstance(engine, Mapping) else {"file": engine}
-        capabilities = engine.get("compute_capabilities", words.NONE)
-        if isinstance(capabilities, list | tuple):
-            capabilities = ", ".join(words.plain(c) for c in capabilities)
         file = words.plain(engine.get("file", words.NONE))
         rows.append(
             {
                 "file": file,
-                "capabilities": words.plain(capabilities),
+                "capabilities": words.listed(engine.get("compute_capabilities", words.NONE)),
                 "library": words.plain(engine.get("library", words.NONE)),
-                "size": sizes.get(file, words.NONE),
+                "size": sizes.get(str(folder / file)) or sizes.get(file, words.NONE),
             }
         )
     return rows

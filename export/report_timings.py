@@ -12,19 +12,27 @@ _PERCENTILES = ("min", "p50", "p90", "p99")
 
 
 def hosts(measurements: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One view per distinct host, in order of appearance; times compare only within one."""
+    """One view per kind of host, in order of appearance; times compare only within one.
+
+    Rows belong together when their hosts have one fingerprint, or else are described alike;
+    of several descriptions (the load differs from run to run) the latest is shown.
+    """
     grouped: dict[str, list[Mapping[str, Any]]] = {}
-    described: dict[str, Mapping[str, Any]] = {}
     for row in measurements:
-        host = row.get("host")
-        host = host if isinstance(host, Mapping) else {}
-        key = words.plain(host)
-        described[key] = host
-        grouped.setdefault(key, []).append(row)
-    return [_host(described[key], rows) for key, rows in grouped.items()]
+        host = _described(row)
+        mark = row.get("host_fingerprint") or host.get("fingerprint")
+        grouped.setdefault(words.plain(mark or host), []).append(row)
+    return [_host(rows) for rows in grouped.values()]
 
 
-def _host(host: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _described(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    host = row.get("host")
+    return host if isinstance(host, Mapping) else {}
+
+
+def _host(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    latest = max(rows, key=lambda row: words.plain(row.get("measured_at", "")))
+    host = _described(latest)
     series = [(row, _figures(row, "latency_ms"), _figures(row, "engine_ms")) for row in rows]
     series.sort(key=lambda s: (s[1].get("p50") or float("inf"), _label(s[0])))
     top = charts.latency_top(figures for _, *both in series for figures in both)
@@ -32,10 +40,11 @@ def _host(host: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[st
     return {
         "name": words.plain(host[name_key]) if name_key else "a host that was not recorded",
         "facts": [
-            (k.replace("_", " "), words.plain(v))
+            (k.replace("_", " "), words.listed(v))
             for k, v in host.items()
-            if k != name_key and v not in (None, "", {}, [])
+            if k not in (name_key, "fingerprint") and v not in (None, "", {}, [])
         ],
+        "measured": words.plain(latest.get("measured_at", "")),
         "rows": [_row(*one, top=top) for one in series],
         "ticks": charts.value_ticks(top),
         "has_engine": any(engine.get("p50") is not None for _, _, engine in series),

@@ -57,6 +57,7 @@ def five_artifacts():
             "executorch",
             operators=many,
             details={
+                "backend": "XNNPACK",
                 "delegated_share": 0.9834,
                 "delegated": 118,
                 "total": 120,
@@ -70,12 +71,13 @@ def five_artifacts():
             details={
                 "engines": [
                     {
-                        "file": "graphs/forward/tensorrt/model.engine",
+                        "file": "model.engine",
                         "compute_capabilities": [80, 86, 89, 120],
                         "library": "TensorRT-RTX 1.7.1",
                     }
                 ],
                 "recipe": {"onnx": "model.onnx", "precision": "fp32"},
+                "flavour": "rtx",
             },
         ),
     )
@@ -120,12 +122,7 @@ def timing(runtime="onnxruntime", p50=10.0, p99=None, **more):
         "precision": "fp32",
         "effective_precision": "fp32",
         "latency_ms": {"min": p50 * 0.95, "p50": p50, "p90": p50 * 1.1, "p99": p99 or p50 * 1.3},
-        "engine_ms": {
-            "min": p50 * 0.75,
-            "p50": p50 * 0.8,
-            "p90": p50 * 0.9,
-            "p99": p50,
-        },
+        "engine_ms": {"min": p50 * 0.75, "p50": p50 * 0.8, "p90": p50 * 0.9, "p99": p50},
         "throughput": 1000 / p50,
         "peak_rss_mb": 212.4,
         "load_ms": 88.0,
@@ -406,6 +403,16 @@ def test_timings_are_sorted_within_a_host_and_apart_between_hosts():
     assert "cpu Cortex-A76" in text
 
 
+def test_runs_on_one_kind_of_host_stand_together_with_its_latest_description():
+    old = timing("a", host={"cpu": "A76", "fingerprint": "f1", "load": 3}, measured_at="2026-01-02")
+    new = timing("b", host={"cpu": "A76", "fingerprint": "f1", "load": 1, "tools": {"numpy": "2"}})
+    text = Page(render(manifest(), [new | {"measured_at": "2026-01-03"}, old])).text
+    assert text.count("On A76") == 1
+    assert "load 1 · tools numpy 2" in text
+    assert "Latest of these figures: 2026-01-03" in text
+    assert "f1" not in text
+
+
 def test_timings_with_holes_do_not_break_the_page():
     rows = [
         {},
@@ -429,7 +436,7 @@ def test_operators_are_ranked_and_cut_with_the_rest_counted():
     assert "aten.operator_number_14.default" in text
     assert "aten.operator_number_15.default" not in text
     assert f"7 more kinds {sum(40 - i for i in range(15, 22))}" in text
-    assert "98.3 % of the operators delegated (118 of 120)" in text
+    assert "98.3 % of the operators delegated to XNNPACK (118 of 120)" in text
     assert "aten.mean.dim \N{MULTIPLICATION SIGN} 1" in text
 
 
@@ -444,6 +451,14 @@ def test_engines_show_capabilities_library_and_size():
     text = Page(render(*CASES["five"])).text
     assert "80, 86, 89, 120 TensorRT-RTX 1.7.1 21.0 MB" in text
     assert "fp32 GEMM is refused on sm75" in text
+    assert "flavour rtx" in text
+    assert "Build recipe" in text
+
+
+def test_a_recipe_that_is_a_file_is_named():
+    text = Page(render(manifest(artifact("tensorrt", details={"recipe": "recipe.json"})), [])).text
+    assert "recipe recipe.json" in text
+    assert "Build recipe" not in text
 
 
 def test_graphs_show_dynamic_ranges_and_states():
