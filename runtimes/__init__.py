@@ -1,0 +1,157 @@
+"""The on-device library: run a bundle on whatever runtime is here, without torch.
+
+>>> from edgekit.runtimes import load
+>>> with load("model.edgekit") as session:            # doctest: +SKIP
+...     outputs = session.run({"image": image})
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from edgekit.bundle import Bundle, Files
+from edgekit.errors import EdgekitError, MissingBackendError, UsageError
+from edgekit.manifest import Artifact, Graph
+
+from . import registry
+from .registry import Runtime
+from .sessions.base import Session
+
+__all__ = ["RUNTIMES", "Session", "available", "load", "open_artifact"]
+
+RUNTIMES: Final = tuple(registry.RUNTIMES)
+"""The names of all runtimes, in the order in which ``auto`` prefers them."""
+
+AUTO: Final = "auto"
+
+
+def load(
+    bundle: str | Path | Bundle,
+    runtime: str = AUTO,
+    threads: int | None = None,
+    graph: str | None = None,
+) -> Session:
+    """Load one graph of a bundle on a runtime.
+
+    Args:
+        bundle: a path, or an open bundle, which must then stay open.
+        runtime: a name in :data:`RUNTIMES`; or ``auto``: what was fastest for this bundle
+            on this host if that has been measured (``edgekit bench --save``), otherwise
+            the first in :data:`RUNTIMES` that can work here. ``auto`` considers artifacts
+            of the bundle's own precision only.
+        threads: intra-operator threads; None: as measured, or the runtime's own default.
+        graph: which graph; by default the only one, or the one called ``forward``.
+
+    Returns:
+        the session; it closes what was opened here when it is closed.
+
+    Raises:
+        UsageError: no such bundle, graph or runtime, or the bundle lacks that target.
+        MissingBackendError: the runtime, or its hardware, is not here.
+        BundleError: the bundle is damaged, or the runtime refuses the graph.
+    """
+    if threads is not None and threads < 1:
+        raise UsageError(f"{threads} threads cannot run anything", "", "give 1 or more")
+    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    try:
+        chosen = opened.graph(graph)
+        if runtime == AUTO:
+            session = _load_best(opened, chosen, threads)
+        else:
+            session = _load_named(opened, chosen, registry.get(runtime), threads)
+    except BaseException:
+        if opened is not bundle:
+            opened.close()
+        raise
+    if opened is not bundle:
+        session.own(opened)
+    return session
+
+
+def available(bundle: str | Path | Bundle, graph: str | None = None) -> list[str]:
+    """The runtimes that a graph of ``bundle`` has an artifact for and that can work here.
+
+    Nothing is loaded to find out, so a runtime listed here can still fail to load.
+    """
+    if not isinstance(bundle, Bundle):
+        with Bundle.open(bundle) as opened:
+            return available(opened, graph)
+    artifacts = _usable(bundle.graph(graph))
+    return [
+        runtime.name
+        for runtime in registry.RUNTIMES.values()
+        if runtime.target in artifacts and registry.missing(runtime) is None
+    ]
+
+
+def open_artifact(
+    files: Files, graph: Graph, artifact: Artifact, threads: int | None = None, **options: object
+) -> Session:
+    """A session for one artifact, whatever its status: for whoever judges artifacts.
+
+    Args:
+        files: a bundle, or a :class:`~edgekit.bundle.BundleWriter` that is not finished yet.
+        options: keyword arguments of that runtime's session class.
+
+    Raises:
+        MissingBackendError, BundleError: as in :func:`load`.
+    """
+    runtime = registry.for_target(artifact.target)
+    if (lacking := registry.missing(runtime)) is not None:
+        raise lacking
+    return registry.session_class(runtime)(files, graph, artifact, threads, **options)
+
+
+def _usable(graph: Graph) -> dict[str, Artifact]:
+    return {a.target: a for a in graph.artifacts if a.status == "ok"}
+
+
+def _load_named(bundle: Bundle, graph: Graph, runtime: Runtime, threads: int | None) -> Session:
+    usable = _usable(graph)
+    if runtime.target in usable:
+        return open_artifact(bundle, graph, usable[runtime.target], threads)
+    rejected = {a.target: a.reason or a.status for a in graph.artifacts}.get(runtime.target)
+    names = [r.name for r in registry.RUNTIMES.values() if r.target in usable]
+    raise UsageError(
+        f"the bundle {bundle.path} has nothing that {runtime.name} may run",
+        f"its artifact was not accepted ({rejected})"
+        if rejected
+        else f"it runs on {', '.join(names) or 'nothing'}",
+        f"edgekit export {bundle.manifest.model.source} --target {runtime.target}",
+    )
+
+
+def _load_best(bundle: Bundle, graph: Graph, threads: int | None) -> Session:
+    from edgekit.measurements import fastest
+
+    order = list(RUNTIMES)
+    measured = fastest(bundle.digest, threads)
+    if measured is not None and measured[0] in order:
+        order.remove(measured[0])
+        order.insert(0, measured[0])
+    lacking: list[str] = []
+    for name in order:
+        artifact = _usable(graph).get(registry.RUNTIMES[name].target)
+        if artifact is None or artifact.precision != bundle.manifest.precision:
+            continue
+        best = measured[1] if measured is not None and measured[0] == name else None
+        try:
+            return open_artifact(bundle, graph, artifact, threads or best)
+        except MissingBackendError as e:
+            lacking.append(f"{name} ({e.why or e.what})")
+    raise _nothing_works(bundle, lacking)
+
+
+def _nothing_works(bundle: Bundle, lacking: list[str]) -> EdgekitError:
+    if lacking:
+        return MissingBackendError(
+            f"no runtime of the bundle {bundle.path} works here",
+            "; ".join(lacking),
+            "edgekit doctor says what to install",
+        )
+    return UsageError(
+        f"the bundle {bundle.path} has no accepted artifact in {bundle.manifest.precision}",
+        "",
+        f"edgekit export {bundle.manifest.model.source}",
+    )

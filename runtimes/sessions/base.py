@@ -8,12 +8,22 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import numpy as np
 
-from edgekit.errors import InputError
+from edgekit.errors import BundleError, InputError, UsageError
 from edgekit.manifest import AxisRange, TensorSpec
+
+_NDARRAY = np.ndarray
+_LONGEST_REASON = 240  # characters of a runtime's own message that are worth repeating
+
+
+class Closable(Protocol):
+    """What a session can own."""
+
+    def close(self) -> None:
+        """Release it."""
 
 
 class Session(ABC):
@@ -24,6 +34,8 @@ class Session(ABC):
         inputs, outputs: typed specs in graph order.
         threads: intra-operator threads asked for, or None for the runtime's own default.
         effective_precision: what the runtime says it computes in.
+
+    A session serves one thread at a time; make one per thread to run several at once.
     """
 
     runtime: ClassVar[str]
@@ -38,8 +50,8 @@ class Session(ABC):
         self.inputs, self.outputs, self.threads = inputs, outputs, threads
         self._dynamic = dict(dynamic)
         self._expected = [(s.name, np.dtype(s.dtype), s.shape) for s in inputs]
-        self._static = {s.name: s.shape for s in inputs}
         self.effective_precision = "fp32"
+        self._owned: list[Closable] = []
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run the graph once.
@@ -54,9 +66,10 @@ class Session(ABC):
             InputError: a name, dtype or shape is wrong (checked before the runtime sees it).
         """
         # The quick path costs a microsecond; the explanation is made only on a mismatch.
+        # NumPy's own dtypes are single objects; a copy of one takes the slow path, too.
         for name, dtype, shape in self._expected:
             array = inputs.get(name)
-            if array is None or array.dtype != dtype or array.shape != shape:
+            if type(array) is not _NDARRAY or array.dtype is not dtype or array.shape != shape:
                 self._check(inputs)
                 break
         if len(inputs) != len(self._expected):
@@ -69,6 +82,13 @@ class Session(ABC):
 
     def close(self) -> None:
         """Release what the runtime holds; the session cannot run afterwards."""
+        self._run = _closed  # so that an open session need not ask whether it is
+        while self._owned:
+            self._owned.pop().close()
+
+    def own(self, resource: Closable) -> None:
+        """Close ``resource`` together with this session."""
+        self._owned.append(resource)
 
     def __enter__(self) -> Session:
         return self
@@ -111,3 +131,42 @@ class Session(ABC):
             return f"{axis}={limits.min}..{limits.max}" if limits else str(axis)
 
         return "[" + ", ".join(size(axis) for axis in shape) + "]"
+
+
+def _closed(_: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    raise UsageError("this session is closed", "", "load the bundle again")
+
+
+def first_reason(error: BaseException) -> str:
+    """The telling line of a runtime's message, shortened.
+
+    Runtimes put the place in their own source first and the reason last.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reason = lines[-1] if lines else type(error).__name__
+    return reason if len(reason) <= _LONGEST_REASON else reason[: _LONGEST_REASON - 1] + "…"
+
+
+def refused(runtime: str, file: str | None, error: BaseException) -> BundleError:
+    """The error for a graph that its runtime does not load."""
+    return BundleError(
+        f"{runtime} refuses {file}",
+        first_reason(error),
+        "run `edgekit inspect` on the bundle, or export the model again",
+    )
+
+
+def failed(runtime: str, error: BaseException) -> InputError:
+    """The error for inputs of the right shape whose values the graph cannot take."""
+    return InputError(f"{runtime} could not run these inputs", first_reason(error))
+
+
+def effective(asked: str, computed: str) -> str:
+    """In words: what an artifact of precision ``asked`` computes in.
+
+    Equal precisions need one word. An integer graph still has parts in ``computed``. Where
+    a processor has no arithmetic for ``asked``, only the weights are kept in it.
+    """
+    if asked == computed:
+        return asked
+    return f"{asked} + {computed}" if asked.startswith("int") else f"{computed} ({asked} weights)"
