@@ -63,17 +63,21 @@ def _dispatch(arguments: list[str]) -> int:
     # typer >= 0.20 carries its own copy of click and older ones use the real one; the class
     # of errors that we want is an ancestor of what typer exports, whichever it is.
     refusal = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+    root = root_command()
     try:
-        result = root_command().main(arguments, prog_name="edgekit", standalone_mode=False)
+        # Not root.main(): it ends the process with code 1 when a reader closes the pipe, and
+        # swallows Ctrl-C.
+        with root.make_context("edgekit", arguments) as context:
+            result = root.invoke(context)
+    except typer.Exit as done:
+        return done.exit_code
+    except typer.Abort as error:
+        raise KeyboardInterrupt from error
     except refusal as error:
         context = getattr(error, "ctx", None)
         path = context.command_path if context else "edgekit"
         message = error.format_message().rstrip(". \n")
         raise UsageError(message[:1].lower() + message[1:], "", f"{path} --help") from error
-    except typer.Abort as error:
-        raise KeyboardInterrupt from error
-    if result == INTERRUPTED:  # typer turns Ctrl-C into this code without a word
-        raise KeyboardInterrupt
     return result if isinstance(result, int) else 0
 
 

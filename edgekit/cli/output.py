@@ -11,8 +11,8 @@ import contextlib
 import json
 import math
 import os
+import secrets
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -79,32 +79,21 @@ def write_document(document: Any, stream: TextIO) -> None:
     stream.write(dumps(document))
 
 
-def save_document(document: Any, path: Path) -> None:
-    """Write one JSON document to ``path``, whole or not at all (beside it, then renamed).
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` make a file beside ``path`` and rename it: whole or not at all.
 
     Raises:
         UsageError: nothing can be written there.
     """
-    text = dumps(document)
-    name = None
+    part = path.with_name(f".{path.name}.part-{secrets.token_hex(4)}")
     try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            name = file.name
-            file.write(text)
-        os.chmod(name, 0o666 & ~_umask())  # a temporary file is private; a result is not
-        os.replace(name, path)
+        write(part)
+        os.replace(part, path)
     except OSError as error:
-        if name is not None:
-            Path(name).unlink(missing_ok=True)
         raise UsageError(f"cannot write {path}", error.strerror or str(error)) from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    finally:
+        with contextlib.suppress(OSError):  # the folder may be what is missing
+            part.unlink(missing_ok=True)
 
 
 class Output:
