@@ -68,7 +68,7 @@ BACKENDS = (
     Backend("torch", "torch", "export", _extra("export")),
     Backend("onnx", "onnx", "export", _extra("export")),
     Backend("transformers", "transformers", "export hf:FOLDER", _extra("hf")),
-    Backend("timm", "timm", "export timm:NAME", "pip install timm torchvision"),
+    Backend("timm", "timm", "export timm:NAME", "pip install --no-deps timm torchvision"),
 )
 
 

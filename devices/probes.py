@@ -8,10 +8,14 @@ importable is not yet working.
 from __future__ import annotations
 
 import ctypes
+import importlib.metadata
+import importlib.util
 import platform
 import sys
 from collections.abc import Callable
 from typing import Any
+
+from edgekit.errors import EdgekitError
 
 from .child import answer, claim_stdout
 
@@ -52,8 +56,13 @@ def executorch() -> Finding:
 
     registry = Runtime.get().backend_registry
     names = [n for n in registry.registered_backend_names if registry.is_available(n)]
-    detail = "runtime loads" if "XnnpackBackend" in names else "runtime lacks XNNPACK"
-    return {"version": _version("executorch"), "devices": names, "detail": detail}
+    lacks = "XnnpackBackend" not in names  # the delegate that edgekit lowers to
+    return {
+        "version": importlib.metadata.version("executorch"),
+        "devices": names,
+        "detail": "runtime lacks XNNPACK" if lacks else "runtime loads",
+        "limited": lacks,
+    }
 
 
 def coreml() -> Finding:
@@ -114,9 +123,10 @@ def transformers() -> Finding:
 
 
 def timm() -> Finding:
-    """Import it as it is, without the help that the ``timm:`` source gives it."""
-    import timm as library
+    """Import it as the ``timm:`` source does: beside a torchvision of another build, too."""
+    from ..models.sources.timm_model import import_timm
 
+    library = import_timm()
     return {"version": library.__version__, "devices": [], "detail": "for timm:NAME"}
 
 
@@ -149,8 +159,11 @@ def _gpu_name(cuda: ctypes.CDLL, index: int) -> str:
 
 def _gpu_finding(can: str) -> Finding:
     found = gpus()
-    detail = can if found else f"{can}; no GPU visible, so engines cannot run here"
-    return {"devices": found, "detail": detail, "limited": not found}
+    lacks = "" if found else "no GPU visible"
+    if not lacks and importlib.util.find_spec("cuda") is None:
+        lacks = "cuda-python is not installed"
+    detail = f"{can}; {lacks}, so engines cannot run here" if lacks else f"{can} and runs"
+    return {"devices": found, "detail": detail, "limited": bool(lacks)}
 
 
 def relu_model() -> bytes:
@@ -185,12 +198,6 @@ def _expect(result: object, expected: object) -> None:
         raise ArithmeticError(f"computed {result} instead of {expected}")
 
 
-def _version(distribution: str) -> str:
-    import importlib.metadata
-
-    return importlib.metadata.version(distribution)
-
-
 PROBES: dict[str, Callable[[], Finding]] = {
     "onnxruntime": onnxruntime,
     "openvino": openvino,
@@ -211,7 +218,8 @@ def main(name: str) -> None:
         finding = PROBES[name]()
     except Exception as error:  # whatever a broken library raises is the finding
         first_line = (str(error).strip().splitlines() or [""])[0]
-        finding = {"error": f"{type(error).__name__}: {first_line}"}
+        ours = isinstance(error, EdgekitError)  # which says all that there is to say
+        finding = {"error": first_line if ours else f"{type(error).__name__}: {first_line}"}
     answer(stream, finding)
 
 

@@ -1,5 +1,9 @@
 """The doctor tries real back ends, and survives broken ones."""
 
+import shutil
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from edgekit.devices import doctor, probes
@@ -65,3 +69,29 @@ def test_the_model_written_by_hand_is_a_valid_one():
 
     (y,) = ReferenceEvaluator(model).run(None, {"x": np.array([-1, 2], np.float32)})
     assert y.tolist() == [0, 2]
+
+
+def test_gpus_are_those_that_the_driver_shows(tmp_path):
+    """Against a driver of our own with CUDA's signatures: there is no GPU to ask."""
+    if not sys.platform.startswith("linux") or shutil.which("cc") is None:
+        pytest.skip("needs Linux and a C compiler")
+    (tmp_path / "driver.c").write_text("""
+        #include <string.h>
+        int cuInit(unsigned flags) { return flags != 0; }
+        int cuDeviceGetCount(int *count) { *count = 2; return 0; }
+        int cuDeviceGetName(char *name, int size, int device) {
+            strncpy(name, device ? "Second" : "First", size); return 0; }
+        int cuDeviceGetAttribute(int *value, int attribute, int device) {
+            *value = attribute == 75 ? 8 : attribute == 76 ? 6 + device : -1; return 0; }
+    """)
+    library = tmp_path / "libcuda.so.1"
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, tmp_path / "driver.c"], check=True)
+    program = "from edgekit.devices.probes import gpus; print(gpus())"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"LD_LIBRARY_PATH": str(tmp_path), "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "['First (SM 86)', 'Second (SM 87)']\n"
