@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
@@ -91,23 +92,22 @@ class Bundle:
 
     @classmethod
     def _open_archive(cls, path: Path) -> Bundle:
-        archive = Archive(path)
-        try:
+        with closing(Archive(path)) as archive:
             manifest = parse_manifest(archive.read(MANIFEST_NAME, MAX_MANIFEST), str(path))
             root = Path(tempfile.mkdtemp(prefix="edgekit-"))
-            bundle = cls(path, root, manifest)
-            bundle._release = weakref.finalize(bundle, shutil.rmtree, root, ignore_errors=True)
-            bundle._check_listing(archive.sizes)
-            expected: dict[str, tuple[int, str | None]] = {
-                name: (entry.bytes, entry.sha256) for name, entry in bundle._entries.items()
-            }
-            expected[MANIFEST_NAME] = (archive.sizes[MANIFEST_NAME], None)
-            archive.unpack(root, expected)
-            bundle._checked.update(bundle._entries)
-        except BaseException:
-            archive.close()
-            raise
-        archive.close()
+            try:
+                bundle = cls(path, root, manifest)
+                bundle._check_listing(archive.sizes)
+                expected: dict[str, tuple[int, str | None]] = {
+                    name: (entry.bytes, entry.sha256) for name, entry in bundle._entries.items()
+                }
+                expected[MANIFEST_NAME] = (archive.sizes[MANIFEST_NAME], None)
+                archive.unpack(root, expected)
+            except BaseException:
+                shutil.rmtree(root, ignore_errors=True)
+                raise
+        bundle._checked.update(bundle._entries)
+        bundle._release = weakref.finalize(bundle, shutil.rmtree, root, ignore_errors=True)
         return bundle
 
     def _check_listing(self, found: Mapping[str, int]) -> None:

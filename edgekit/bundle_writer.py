@@ -180,7 +180,7 @@ def _pack(root: Path, out: Path) -> None:
 
 def _put_in_place(new: Path, out: Path) -> None:
     """Rename ``new`` to ``out``; what is at ``out`` is kept until that has worked."""
-    if not out.is_dir():
+    if not out.exists() or (new.is_file() and out.is_file()):
         os.replace(new, out)
         return
     old = _beside(out)

@@ -4,7 +4,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 
 
 @contextmanager
@@ -16,24 +16,34 @@ def captured_stderr() -> Iterator[Callable[[], str]]:
 
     Output of other threads in the meantime is caught as well: keep the block short.
     """
-    if sys.stderr is not None:
-        sys.stderr.flush()
-    with tempfile.TemporaryFile() as caught:
-        try:
-            kept = os.dup(2)
-        except OSError:  # a program without a standard error has nothing to catch
-            yield lambda: ""
-            return
-        os.dup2(caught.fileno(), 2)
+    with (
+        tempfile.TemporaryFile() as caught,
+        _descriptor_redirected(2, caught.fileno()),
+        # Python's own stream is another one where somebody has replaced it.
+        open(caught.fileno(), "w", closefd=False) as stream,
+        redirect_stderr(stream),
+    ):
 
         def text() -> str:
+            stream.flush()
             size = os.fstat(caught.fileno()).st_size
             return os.pread(caught.fileno(), size, 0).decode(errors="replace")
 
-        try:
-            yield text
-        finally:
-            if sys.stderr is not None:
-                sys.stderr.flush()
-            os.dup2(kept, 2)
-            os.close(kept)
+        yield text
+
+
+@contextmanager
+def _descriptor_redirected(number: int, target: int) -> Iterator[None]:
+    if sys.stderr is not None:
+        sys.stderr.flush()
+    try:
+        kept = os.dup(number)
+    except OSError:  # a program without a standard error has nothing to redirect
+        yield
+        return
+    os.dup2(target, number)
+    try:
+        yield
+    finally:
+        os.dup2(kept, number)
+        os.close(kept)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Final
 
 import numpy as np
@@ -16,6 +17,7 @@ from .base import Session, effective, failed, refused
 # Unless told, the plugin computes in bf16 wherever the processor has it, unlike the
 # artifact that was verified. An integer graph's other parts stay in single precision.
 _HINTS: Final = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32", "int4": "f32"}
+_XML: Final = b"<?xml"
 _WORDS: Final = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}
 
 
@@ -41,6 +43,7 @@ class OpenVINOSession(Session):
         for extra in artifact.extra:
             files.file(extra)
         path = files.file(artifact.file or "")
+        _check_is_ir(path, artifact.file)
         settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": _HINTS.get(artifact.precision, "f32"),
@@ -76,6 +79,13 @@ class OpenVINOSession(Session):
         """Release the compiled model."""
         self._request = None
         super().close()
+
+
+def _check_is_ir(path: Path, file: str | None) -> None:
+    """OpenVINO guesses the format from the content and would try five other readers."""
+    with open(path, "rb") as stream:
+        if stream.read(len(_XML)) != _XML:
+            raise refused(OpenVINOSession.runtime, file, ValueError("it is no OpenVINO IR"))
 
 
 def _check_ports(file: str | None, ports: list[Any], specs: tuple[TensorSpec, ...]) -> None:

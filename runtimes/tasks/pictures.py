@@ -8,13 +8,19 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import (
+    Image,
+    ImageOps,
+    # Pillow loads these readers only when it is asked for every one it has.
+    TiffImagePlugin,  # noqa: F401
+    WebPImagePlugin,  # noqa: F401
+)
 
 from edgekit.errors import InputError
 
 SUFFIXES: Final = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 # Pillow has readers that start other programs (EPS) or that hardly anybody tests.
-_FORMATS: Final = ("BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+_FORMATS: Final = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MAX_PIXELS: Final = 1 << 27  # 134 megapixels, 403 MB as RGB
 RESAMPLING: Final = {
     "nearest": Image.Resampling.NEAREST,
