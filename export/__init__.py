@@ -1,0 +1,138 @@
+"""From a PyTorch model to a verified bundle.
+
+>>> from edgekit.export import export
+>>> result = export("cpubone-nano", targets=["onnx"], out="nano", report=False)
+>>> result.targets[0].status, result.targets[0].graphs[0].verify["level"]
+('ok', 'ran')
+
+Importing this loads neither torch nor any back end; calling it does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..models.spec import LoadedModel
+    from .options import ExportOptions
+    from .result import ExportResult
+    from .targets import Target
+
+__all__ = ["export"]
+
+
+def export(
+    model: str | nn.Module | LoadedModel,
+    targets: Sequence[str | Target] = ("onnx",),
+    out: str | Path | None = None,
+    *,
+    precision: str = "fp32",
+    weights: str | None = None,
+    inputs: Any = (),
+    dynamic: Mapping[str, Mapping[str, tuple[int, int]]] | None = None,
+    resolution: tuple[int, int] | None = None,
+    tolerance: Mapping[str, float] | None = None,
+    allow_drift: bool = False,
+    samples: str | Path | None = None,
+    locate: bool = False,
+    report: bool = True,
+    progress: Callable[[str], None] = lambda step: None,
+) -> ExportResult:
+    """Capture a model, lower it to each target, verify each, and write one bundle.
+
+    Args:
+        model: what the command line takes as MODEL, an ``nn.Module``, or a loaded model.
+        targets: names, ``all``, or :class:`~edgekit.export.targets.Target` instances.
+        out: a folder, or a file ending in ``.edgekit``; by default named after the model.
+        precision: ``fp32``, ``fp16`` or ``bf16``.
+        weights: a checkpoint, ``random`` or ``pretrained``; None for the model's own.
+        inputs: example inputs of a model of your own: tensors (one, a tuple, or by name) or
+            :class:`~edgekit.models.spec.InputSpec`.
+        dynamic: per input and axis (number or name), the smallest and largest size.
+        resolution: (height, width) of pictures.
+        tolerance: bounds on ``nmse``, ``cosine`` or ``rel_range`` in place of the precision's.
+        allow_drift: keep artifacts that fail the comparison, and say so in the manifest.
+        samples: real inputs to verify with, beside seeded random ones.
+        locate: where a target fails, name the first node that departs.
+        report: write ``report.html``.
+        progress: called with each step in words.
+
+    Returns:
+        what ``edgekit export --json`` prints. A target that failed does not raise: see
+        ``status``, ``exit_code`` and :meth:`~.result.ExportResult.raise_for_status`.
+
+    Raises:
+        UsageError, InputError: the model, its weights or an option is wrong.
+        UnsupportedError: the network cannot be captured.
+    """
+    from .options import ExportOptions
+    from .pipeline import write_bundle
+    from .result import describe_export
+    from .targets import choose
+
+    chosen = choose(targets)
+    options = ExportOptions(
+        precision=precision,
+        dynamic=dynamic or {},
+        tolerance=tolerance or {},
+        allow_drift=allow_drift,
+        samples=Path(samples) if samples is not None else None,
+        locate=locate,
+    )
+    check_options(options)
+    progress("loading the model")
+    loaded = _load(model, weights, inputs, resolution)
+    place = Path(out) if out is not None else _default_out(loaded.name, precision)
+    manifest = write_bundle(loaded, chosen, place, options, progress)
+    if report:
+        progress("writing the report")
+        refresh_report(place)
+    return describe_export(place, manifest)
+
+
+def check_options(options: ExportOptions) -> None:
+    """Raise UsageError for a precision that this version does not export."""
+    from edgekit.errors import UsageError
+
+    from ..quant.precision import THRESHOLDS
+
+    if options.precision not in THRESHOLDS:
+        raise UsageError(
+            f"precision {options.precision} is not available",
+            f"this version exports {', '.join(THRESHOLDS)}",
+        )
+
+
+def refresh_report(bundle: str | Path) -> None:
+    """Write the bundle's ``report.html`` anew, with the timings measured on this host."""
+    from edgekit.bundle import Bundle, update_report
+    from edgekit.measurements import rows_for
+
+    from .report import render
+
+    with Bundle.open(bundle) as opened:
+        html = render(opened.manifest, rows_for(opened.digest))
+    update_report(bundle, html)
+
+
+def _default_out(name: str, precision: str) -> Path:
+    return Path(name if precision == "fp32" else f"{name}-{precision}")
+
+
+def _load(
+    model: Any, weights: str | None, inputs: Any, resolution: tuple[int, int] | None
+) -> LoadedModel:
+    from ..models.sources import SourceOptions, load_model
+    from ..models.sources.python_callable import describe_inputs, from_module
+    from ..models.spec import LoadedModel
+
+    if isinstance(model, LoadedModel):
+        return model
+    options = SourceOptions(weights, describe_inputs(inputs), resolution)
+    if isinstance(model, str):
+        return load_model(model, options)
+    return from_module(model, type(model).__name__, type(model).__name__, options)

@@ -147,6 +147,18 @@ class Output:
             yield
 
     @contextlib.contextmanager
+    def steps(self) -> Iterator[Callable[[str], None]]:
+        """Steps of long work on stderr: the function it gives names the one that begins.
+
+        On a terminal a spinner with the latest; elsewhere, unless ``--quiet``, a line each.
+        """
+        if not self._lively:
+            yield self.note
+            return
+        with _console(sys.stderr).status("Starting") as status:
+            yield status.update
+
+    @contextlib.contextmanager
     def progress(self, text: str, total: int) -> Iterator[Callable[[], None]]:
         """A progress bar on stderr; the function it gives advances it by one."""
         if not self._lively:

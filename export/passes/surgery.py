@@ -11,13 +11,15 @@ import copy
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch.export import ExportedProgram
+from torch.export import ExportedProgram, ModuleCallEntry
 from torch.export.graph_signature import (
     ExportGraphSignature,
     InputKind,
     InputSpec,
+    OutputSpec,
 )
 from torch.fx import GraphModule, Node
+from torch.utils import _pytree as pytree
 
 TENSOR_KINDS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 
@@ -41,6 +43,7 @@ def rebuild(
     state: Mapping[str, torch.Tensor] | None = None,
     constants: Mapping[str, torch.Tensor] | None = None,
     inputs: Sequence[InputSpec] | None = None,
+    outputs: Sequence[OutputSpec] | None = None,
 ) -> ExportedProgram:
     """A program of the edited graph; what is not given is taken from ``program``.
 
@@ -55,7 +58,8 @@ def rebuild(
     for spec, node in zip(specs, placeholders, strict=True):
         spec.arg.name = node.name
     results = module.graph.output_node().args[0]
-    for spec, node in zip(signature.output_specs, results, strict=True):
+    returned = list(outputs if outputs is not None else signature.output_specs)
+    for spec, node in zip(returned, results, strict=True):
         if isinstance(node, Node):
             spec.arg.name = node.name
     used = {spec.target for spec in specs if spec.target is not None}
@@ -64,14 +68,26 @@ def rebuild(
     return ExportedProgram(
         root=module,
         graph=module.graph,
-        graph_signature=ExportGraphSignature(specs, signature.output_specs),
+        graph_signature=ExportGraphSignature(specs, returned),
         state_dict={name: tensor for name, tensor in tensors.items() if name in used},
         range_constraints=program.range_constraints,
-        module_call_graph=program.module_call_graph,
+        module_call_graph=_calls(program, outputs),
         example_inputs=program.example_inputs,
         constants={name: value for name, value in fixed.items() if name in used},
         verifiers=program._verifiers,
     )
+
+
+def _calls(
+    program: ExportedProgram, outputs: Sequence[OutputSpec] | None
+) -> list[ModuleCallEntry]:
+    """The record of module calls, whose root says how many outputs there are."""
+    if outputs is None:
+        return program.module_call_graph
+    root = copy.deepcopy(program.module_call_graph[0])
+    root.signature.outputs = [spec.arg for spec in outputs]
+    root.signature.out_spec = pytree.tree_structure(tuple(range(len(outputs))))
+    return [root]
 
 
 def constant_of(program: ExportedProgram) -> dict[str, torch.Tensor]:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+
+from edgekit.bundle import Files
 from edgekit.errors import UnsupportedError
-from edgekit.manifest import Level
+from edgekit.manifest import Artifact, Level
 
 from ..program import Program, describe_node
 
@@ -67,6 +70,18 @@ class Target(ABC):
             UnsupportedError: an operator, a shape or the precision is not supported; it
                 names the operator and the module that it comes from.
         """
+
+
+    def tap(
+        self,
+        files: Files,
+        artifact: Artifact,
+        names: Sequence[str],
+        inputs: Mapping[str, np.ndarray],
+    ) -> dict[str, np.ndarray]:
+        """Values inside the artifact as emitted, for those nodes of the common graph that
+        it still has under their names; empty where its runtime cannot show any."""
+        return {}
 
 
 def refuse(target: str, program: Program, operator: str, why: str) -> UnsupportedError:

@@ -32,12 +32,14 @@ class ExecuTorchTarget(Target):
         need("executorch", "executorch", "ExecuTorch")
 
     def lower(self, program: Program, precision: str, folder: Path) -> Lowered:
-        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-        from executorch.exir import to_edge_transform_and_lower
-
         ready = cast_precision(program, precision)
         try:
             with _quiet():
+                from executorch.backends.xnnpack.partition.xnnpack_partitioner import (
+                    XnnpackPartitioner,
+                )
+                from executorch.exir import to_edge_transform_and_lower
+
                 edge = to_edge_transform_and_lower(
                     ready.exported, partitioner=[XnnpackPartitioner()]
                 )

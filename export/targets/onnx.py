@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from edgekit.bundle import Files
 from edgekit.errors import UnsupportedError
+from edgekit.manifest import Artifact
 
 from ..passes.cast_precision import cast_precision
 from ..program import Program
@@ -40,6 +45,36 @@ class OnnxTarget(Target):
             operators=count_operators(model),
             details={"opset": OPSET, "ir_version": model.ir_version},
         )
+
+
+    def tap(
+        self,
+        files: Files,
+        artifact: Artifact,
+        names: Sequence[str],
+        inputs: Mapping[str, np.ndarray],
+    ) -> dict[str, np.ndarray]:
+        import onnxruntime
+
+        wanted, model = _expose(files.file(artifact.file), names)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        session = onnxruntime.InferenceSession(
+            model, options, providers=["CPUExecutionProvider"]
+        )
+        return dict(zip(wanted, session.run(wanted, dict(inputs)), strict=True))
+
+
+def _expose(path: Path, names: Sequence[str]) -> tuple[list[str], bytes]:
+    """The model with those intermediate values that are called ``names`` as its outputs."""
+    import onnx_ir as ir
+
+    model = ir.load(path)
+    inside = {value.name: value for node in model.graph for value in node.outputs}
+    wanted = [name for name in names if name in inside]
+    model.graph.outputs.clear()
+    model.graph.outputs.extend(inside[name] for name in wanted)
+    return wanted, ir.serde.serialize_model(model).SerializeToString()
 
 
 def save_onnx(

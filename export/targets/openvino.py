@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from edgekit.bundle import Files
 from edgekit.errors import UnsupportedError
+from edgekit.manifest import Artifact
 
 from ..program import Program
 from .base import Lowered, Target, refuse, shorten
@@ -61,6 +66,36 @@ class OpenVinoTarget(Target):
                 return ov.convert_model(path)
             except Exception as error:
                 raise _explain(program, error) from error
+
+
+    def tap(
+        self,
+        files: Files,
+        artifact: Artifact,
+        names: Sequence[str],
+        inputs: Mapping[str, np.ndarray],
+    ) -> dict[str, np.ndarray]:
+        import openvino as ov
+
+        core = ov.Core()
+        model = core.read_model(files.file(artifact.file))
+        inside = {name for op in model.get_ordered_ops() for o in op.outputs() for name in o.names}
+        wanted = [name for name in names if name in inside]
+        # A value that is an output already is not added again.
+        model.add_outputs([name for name in wanted if name not in _output_names(model)])
+        hint = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}[artifact.precision]
+        compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint})
+        results = compiled(list(inputs.values()))
+        return {
+            name: np.array(results[port])
+            for port in compiled.outputs
+            for name in port.names
+            if name in wanted
+        }
+
+
+def _output_names(model: Any) -> set[str]:
+    return {name for port in model.outputs for name in port.names}
 
 
 _NOT_WORK = ("Constant", "Parameter", "Result")

@@ -39,7 +39,22 @@ def load_callable(text: str, options: SourceOptions) -> LoadedModel:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(SEED)
             module = _call(function, text)
-    weights = f"as {name} made them (seed {SEED})"
+    return from_module(module, name, text, options, f"as {name} made them (seed {SEED})")
+
+
+def from_module(
+    module: nn.Module,
+    name: str,
+    source: str,
+    options: SourceOptions,
+    weights: str = "as given",
+) -> LoadedModel:
+    """A network that somebody made, with a checkpoint if ``options`` names one.
+
+    Raises:
+        UsageError: nothing says what its inputs are.
+        InputError: the checkpoint does not fit.
+    """
     if options.weights == "random":
         weights = RANDOM
     elif options.weights:
@@ -47,8 +62,10 @@ def load_callable(text: str, options: SourceOptions) -> LoadedModel:
 
         apply_checkpoint(module, load_checkpoint(options.weights), options.weights)
         weights = Path(options.weights).name
-    inputs = tuple(options.inputs) or _examples(module, text)
-    return LoadedModel(name, text, module.eval(), (GraphSpec(inputs=inputs),), weights)
+    inputs = tuple(options.inputs) or _examples(module, source)
+    if not isinstance(module, torch.fx.GraphModule):
+        module = module.eval()
+    return LoadedModel(name, source, module, (GraphSpec(inputs=inputs),), weights)
 
 
 @contextmanager
@@ -110,7 +127,7 @@ def _examples(module: nn.Module, text: str) -> tuple[InputSpec, ...]:
     for attribute in EXAMPLE_ATTRIBUTES:
         found = getattr(module, attribute, None)
         if found is not None:
-            return describe_tensors(found() if callable(found) else found)
+            return describe_inputs(found() if callable(found) else found)
     raise UsageError(
         f"nothing says what {text} takes",
         "it has no example_inputs",
@@ -118,13 +135,21 @@ def _examples(module: nn.Module, text: str) -> tuple[InputSpec, ...]:
     )
 
 
-def describe_tensors(value: Any) -> tuple[InputSpec, ...]:
-    """Input specs of example tensors: one, several in order, or several by name."""
-    if isinstance(value, torch.Tensor):
-        value = {"x": value}
-    if not isinstance(value, Mapping):
-        value = {f"x{index}": tensor for index, tensor in enumerate(value)}
-    return tuple(
-        InputSpec(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
-        for name, tensor in value.items()
-    )
+def describe_inputs(value: Any) -> tuple[InputSpec, ...]:
+    """Input specs of example inputs: one tensor, several in order or by name, or specs."""
+    if isinstance(value, torch.Tensor | InputSpec):
+        value = (value,)
+    if isinstance(value, Mapping):
+        return tuple(_spec(name, tensor) for name, tensor in value.items())
+    names = ["x"] if len(value) == 1 else [f"x{index}" for index in range(len(value))]
+    return tuple(_spec(name, item) for name, item in zip(names, value, strict=True))
+
+
+def _spec(name: str, value: Any) -> InputSpec:
+    if isinstance(value, InputSpec):
+        return value
+    if not isinstance(value, torch.Tensor):
+        raise UsageError(
+            f"the example input {name} is {type(value).__name__}", "a tensor is needed"
+        )
+    return InputSpec(name, str(value.dtype).removeprefix("torch."), tuple(value.shape))

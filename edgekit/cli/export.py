@@ -1,0 +1,175 @@
+"""``edgekit export``: a model to its targets, verified, in one bundle."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgekit.cli.options import Json, Quiet
+from edgekit.cli.output import Output, size, table
+from edgekit.errors import EdgekitError, MissingBackendError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from edgekit.export.result import ExportResult, TargetResult
+
+# A first look at the speed of each runtime for the report; `edgekit bench` measures properly.
+QUICK_REPEAT = 20
+
+LEVELS = {
+    "ran": "ran here, compared with PyTorch",
+    "interpreted": "interpreted here, compared with PyTorch",
+    "compiled": "compiled, not run here",
+    "converted": "converted, not run here",
+}
+
+
+def command(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A name of `edgekit models`, timm:NAME, hf:FOLDER, PATH.py:CALLABLE, "
+            "package.module:CALLABLE, a .pt2 or an .onnx file.",
+        ),
+    ],
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--target", "-t", help="onnx, openvino, executorch, coreml, tensorrt or all; repeatable."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="A folder, or a file ending in .edgekit."),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option("--weights", help="A checkpoint (.safetensors, .pt), random, or pretrained."),
+    ] = None,
+    precision: Annotated[
+        str, typer.Option("--precision", help="fp32, fp16 or bf16.")
+    ] = "fp32",
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option("--input", help="NAME:DTYPE[SHAPE] of a model of your own; repeatable."),
+    ] = None,
+    dynamic: Annotated[
+        list[str] | None,
+        typer.Option("--dynamic", help="NAME:AXIS=MIN..MAX, e.g. image:batch=1..8; repeatable."),
+    ] = None,
+    resolution: Annotated[
+        str | None, typer.Option("--resolution", help="H or HxW of pictures.")
+    ] = None,
+    samples: Annotated[
+        Path | None, typer.Option("--samples", help="Real inputs to verify with, too.")
+    ] = None,
+    tolerance: Annotated[
+        str | None, typer.Option("--tolerance", help='Bounds as JSON, e.g. {"nmse": 1e-8}.')
+    ] = None,
+    allow_drift: Annotated[
+        bool, typer.Option("--allow-drift", help="Keep what fails the comparison, and say so.")
+    ] = False,
+    locate: Annotated[
+        bool, typer.Option("--locate", help="Where a target departs, name the first node.")
+    ] = False,
+    report: Annotated[
+        bool, typer.Option("--report/--no-report", help="Write report.html, with a quick timing.")
+    ] = True,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Take a model to its targets, verify each against PyTorch, and write one bundle.
+
+    Exits 5 if an artifact is not the same model any more (it is kept as *.rejected), 4 if a
+    target does not support an operator, 3 if a back end is not installed. The targets that
+    work are in the bundle all the same.
+    """
+    from edgekit.export.options import parse_dynamic, parse_input, parse_resolution
+    from edgekit.quant.precision import parse_tolerance
+
+    arguments: dict[str, Any] = {
+        "targets": target or ["onnx"],
+        "out": out,
+        "precision": precision,
+        "weights": weights,
+        "inputs": [parse_input(text) for text in inputs or ()],
+        "dynamic": parse_dynamic(dynamic or ()),
+        "resolution": parse_resolution(resolution),
+        "samples": samples,
+        "tolerance": parse_tolerance(tolerance),
+        "allow_drift": allow_drift,
+        "locate": locate,
+    }
+    with Output(json, quiet) as output:
+        result = _export(output, model, arguments)
+        if report:
+            _write_report(output, result)
+        if result.weights.startswith("random"):
+            output.warn(f"{result.model} has {result.weights} weights; give --weights FILE")
+        output.result(result.to_json(), lambda console: _show(console, result))
+        for one in result.targets:
+            if one.reason:
+                output.warn(f"{one.target} {one.status}: {one.reason}")
+    return result.exit_code
+
+
+def _export(output: Output, model: str, arguments: dict[str, Any]) -> "ExportResult":
+    from edgekit.export import export
+
+    need_torch()
+    with output.steps() as step:
+        return export(model, report=False, progress=step, **arguments)
+
+
+def need_torch() -> None:
+    """Raise MissingBackendError where only the on-device part of edgekit is installed."""
+    from importlib.util import find_spec
+
+    for module in ("torch", "onnxscript"):
+        if find_spec(module) is None:
+            raise MissingBackendError(
+                "the exporter is not installed",
+                f"no module {module}",
+                'pip install "edgekit-toolkit[export]"',
+            )
+
+
+def _write_report(output: Output, result: "ExportResult") -> None:
+    """The report, with timings of this host: measured once per bundle and host, then kept."""
+    from edgekit.bundle import Bundle
+    from edgekit.devices import bench
+    from edgekit.export import refresh_report
+    from edgekit.measurements import rows_for, save
+
+    with output.status("Timing each runtime for the report"):
+        try:
+            with Bundle.open(result.bundle) as bundle:
+                runs = any(t.status == "ok" for t in result.targets)
+                if runs and not rows_for(bundle.digest):
+                    measured = bench.benchmark(bundle, (), (1,), QUICK_REPEAT)
+                    rows = [asdict(row) for row in measured.rows]
+                    save(bundle.digest, rows, measured.host)
+        except EdgekitError as error:
+            output.note(f"no timings in the report: {error}")
+        refresh_report(result.bundle)
+
+
+def _show(console: "Console", result: "ExportResult") -> None:
+    columns = ("target", "status", "how it was checked", ">NMSE", "computes in", ">size")
+    console.print(table(columns, (_row(one) for one in result.targets)))
+    console.print(f"bundle: {result.bundle}")
+    if (report := result.bundle / "report.html").is_file():
+        console.print(f"report: {report}")
+
+
+def _row(one: "TargetResult") -> tuple:
+    checks = [graph.verify for graph in one.graphs if graph.verify]
+    level = LEVELS[checks[0]["level"]] if checks else ""
+    errors = [check["metrics"]["nmse"] for check in checks if check["metrics"]]
+    nmse = f"{max(float(error) for error in errors):.1e}" if errors else ""
+    precisions = {graph.effective_precision for graph in one.graphs} - {None}
+    total = sum(graph.bytes for graph in one.graphs)
+    return (one.target, one.status, level, nmse, ", ".join(sorted(precisions)), size(total))

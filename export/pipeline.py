@@ -1,0 +1,305 @@
+"""The way of a model: capture, passes, one lowering per target, verify, bundle."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.resources
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from edgekit.bundle import BundleWriter
+from edgekit.errors import EdgekitError, MissingBackendError
+from edgekit.manifest import Artifact, Graph, Manifest, ModelInfo, Verification
+
+from ..models.counting import count_macs, count_parameters
+from ..models.spec import GraphSpec, LoadedModel
+from .capture import FlatGraph, capture
+from .locate import Location, locate
+from .options import ExportOptions, resolve_axes
+from .passes import run_pipeline
+from .program import Program
+from .real_samples import real_samples
+from .reference import Reference, compute, save_reference
+from .samples import Sample, random_inputs, sizes
+from .targets import Lowered, Target
+from .targets.base import shorten
+from .verify import REJECTED, restored, verify_artifact
+
+Progress = Callable[[str], None]
+
+# What the emitted bytes depend on.
+_TOOLS = (
+    "torch",
+    "onnx",
+    "onnx-ir",
+    "onnxscript",
+    "onnxruntime",
+    "openvino",
+    "executorch",
+    "coremltools",
+    "tensorrt-rtx-cu13",
+    "numpy",
+)
+
+
+@dataclass(frozen=True)
+class Captured:
+    """One graph, ready for every target, with what it must answer."""
+
+    spec: GraphSpec
+    program: Program
+    reference: Reference
+
+
+def capture_graph(model: LoadedModel, spec: GraphSpec, options: ExportOptions) -> Captured:
+    """Capture a graph, run the passes, and compute its reference eagerly.
+
+    Raises:
+        UsageError, UnsupportedError: as in :func:`.capture.capture`.
+    """
+    axes = resolve_axes(options.dynamic, spec.inputs) if options.dynamic else spec.dynamic
+    captured = capture(model, spec, axes)
+    samples = [
+        Sample("random seed 0", random_inputs(spec.inputs, axes)),
+        *sizes(spec.inputs, axes),
+        *real_samples(model.task, captured.inputs, captured.outputs, options.samples),
+    ]
+    renamed = [_by_graph_name(sample, captured) for sample in samples]
+    network = FlatGraph(model.module, spec)
+    reference = compute(network, captured.outputs, renamed)
+    return Captured(spec, run_pipeline(captured), reference)
+
+
+def _by_graph_name(sample: Sample, program: Program) -> Sample:
+    # Names that are no identifiers were changed on capture; the order is the same.
+    names = [spec.name for spec in program.inputs]
+    return Sample(sample.origin, dict(zip(names, sample.inputs.values(), strict=True)))
+
+
+def write_bundle(
+    model: LoadedModel,
+    targets: Sequence[Target],
+    out: Path,
+    options: ExportOptions,
+    progress: Progress = lambda step: None,
+) -> Manifest:
+    """Export every graph of ``model`` to every target, and put the bundle at ``out``.
+
+    A target that fails does not stop the others: its artifact says why.
+
+    Raises:
+        UsageError: ``out`` is something else than a bundle, or the inputs are wrong.
+        UnsupportedError: the network cannot be captured.
+    """
+    with BundleWriter(out) as writer:
+        graphs = []
+        for spec in model.graphs:
+            progress(f"capturing {spec.name}")
+            captured = capture_graph(model, spec, options)
+            artifacts = []
+            for target in targets:
+                progress(f"{target.name}: lowering and verifying")
+                artifacts.append(export_graph(writer, target, captured, options))
+            graphs.append(_record(writer, captured, artifacts))
+        for name, asset in model.assets.items():
+            source = importlib.resources.files("edgekit.models") / "assets" / asset
+            writer.add(name, source.read_bytes())
+        progress("writing the bundle")
+        manifest = Manifest(
+            edgekit=_version("edgekit-toolkit") or "0",
+            model=_describe(model),
+            task=model.task,
+            precision=options.precision,
+            drift_allowed=options.allow_drift,
+            graphs=tuple(graphs),
+            tools=_tools(),
+            files=(),
+        )
+        writer.finish(manifest)
+    return manifest
+
+
+def _record(writer: BundleWriter, captured: Captured, artifacts: Sequence[Artifact]) -> Graph:
+    program = captured.program
+    name = f"verify/{program.name}.safetensors"
+    save_reference(captured.reference, writer.root / name)
+    return _graph(program).model_copy(update={"reference": name, "artifacts": tuple(artifacts)})
+
+
+def _graph(program: Program) -> Graph:
+    return Graph(
+        name=program.name,
+        inputs=program.inputs,
+        outputs=program.outputs,
+        dynamic=dict(program.dynamic),
+        states=program.states,
+    )
+
+
+def export_graph(
+    writer: BundleWriter, target: Target, captured: Captured, options: ExportOptions
+) -> Artifact:
+    """Lower one graph to one target and verify it; the artifact says what became of it."""
+    folder = f"graphs/{captured.program.name}/{target.name}"
+    failed = Artifact(target=target.name, status="failed", precision=options.precision)
+    try:
+        target.check()
+    except MissingBackendError as error:
+        return failed.model_copy(update={"status": "unavailable", **_reason(error)})
+    (writer.root / folder).mkdir(parents=True)
+    try:
+        lowered = target.lower(captured.program, options.precision, writer.root / folder)
+    except Exception as error:
+        return failed.model_copy(update=_reason(error))
+    artifact = _artifact(writer.root, folder, target, lowered, options.precision)
+    try:
+        check, precision = verify_artifact(
+            writer,
+            _graph(captured.program),
+            artifact,
+            captured.reference,
+            level=target.level,
+            runtime=target.runtime,
+            tolerance=options.tolerance,
+            notes=lowered.notes,
+        )
+    except EdgekitError as error:
+        # A fresh artifact that its runtime refuses is not damaged: the target cannot do it.
+        code = 4 if error.exit_code in (1, 7) else error.exit_code
+        changed = {**_reason(error), "status": "failed", "exit_code": code}
+        return _reject(writer.root, artifact.model_copy(update=changed))
+    artifact = artifact.model_copy(
+        update={
+            "verify": check,
+            "effective_precision": precision or artifact.effective_precision,
+        }
+    )
+    return artifact if check.passed else _failed(writer, target, captured, artifact, options)
+
+
+def _failed(
+    writer: BundleWriter,
+    target: Target,
+    captured: Captured,
+    artifact: Artifact,
+    options: ExportOptions,
+) -> Artifact:
+    """What becomes of an artifact that is not the same model any more."""
+    check: Verification = artifact.verify
+    broken = [note for note in check.notes if " is above " in note or " is below " in note]
+    reason = f"{target.name} departs from PyTorch: {'; '.join(broken)}"
+    details = dict(artifact.details)
+    if options.locate:
+        found = locate(target, captured, writer, _graph(captured.program), artifact)
+        details["located"] = found.to_json()
+        reason += f"; first departure: {found.describe()}"
+    changed = artifact.model_copy(update={"reason": reason, "details": details})
+    if options.allow_drift:
+        return changed
+    return _reject(
+        writer.root, changed.model_copy(update={"status": "failed", "exit_code": 5})
+    )
+
+
+def _reason(error: Exception) -> dict[str, object]:
+    if isinstance(error, EdgekitError):
+        return {"reason": str(error), "exit_code": error.exit_code}
+    return {"reason": f"{type(error).__name__}: {shorten(error)}", "exit_code": 1}
+
+
+def _artifact(
+    root: Path, folder: str, target: Target, lowered: Lowered, precision: str
+) -> Artifact:
+    details = _rooted(dict(lowered.details), folder)
+    files = [p for p in (root / folder).rglob("*") if p.is_file()]
+    return Artifact(
+        target=target.name,
+        status="ok",
+        file=f"{folder}/{lowered.file}",
+        extra=tuple(f"{folder}/{name}" for name in lowered.extra),
+        bytes=sum(path.stat().st_size for path in files),
+        precision=precision,
+        effective_precision=lowered.effective_precision,
+        operators=dict(lowered.operators),
+        details=details,
+    )
+
+
+def _rooted(details: dict, folder: str) -> dict:
+    """Paths in a TensorRT artifact's details, relative to the bundle."""
+    if "engines" in details:
+        details["engines"] = [
+            {**entry, "file": f"{folder}/{entry['file']}"} for entry in details["engines"]
+        ]
+    if "recipe" in details:
+        details["recipe"] = f"{folder}/{details['recipe']}"
+    return details
+
+
+def _reject(root: Path, artifact: Artifact) -> Artifact:
+    """Rename an artifact's files so that nothing takes them for good ones."""
+    for name in (artifact.file, *artifact.extra):
+        (root / name).rename(root / f"{name}{REJECTED}")
+    return artifact.model_copy(
+        update={
+            "file": f"{artifact.file}{REJECTED}",
+            "extra": tuple(f"{name}{REJECTED}" for name in artifact.extra),
+        }
+    )
+
+
+def _describe(model: LoadedModel) -> ModelInfo:
+    return ModelInfo(
+        name=model.name,
+        source=model.source,
+        weights=model.weights,
+        weights_sha256=state_digest(model.module),
+        parameters=count_parameters(model.module),
+        macs=model.macs or _macs(model),
+        paper=model.paper,
+        licence=model.licence,
+    )
+
+
+def _macs(model: LoadedModel) -> int | None:
+    total = 0
+    for spec in model.graphs:
+        tensors = [torch.from_numpy(array) for array in random_inputs(spec.inputs).values()]
+        try:
+            total += count_macs(FlatGraph(model.module, spec), *tensors)
+        except (RuntimeError, TypeError, ValueError):
+            return None  # a figure of merit, not worth failing an export for
+    return total
+
+
+def state_digest(module: nn.Module) -> str:
+    """sha256 over a network's tensors: names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        if not isinstance(tensor, torch.Tensor):
+            continue
+        plain = tensor.detach().cpu().contiguous()
+        digest.update(f"{name}|{plain.dtype}|{tuple(plain.shape)}|".encode())
+        digest.update(plain.reshape(-1).view(torch.uint8).numpy().data if plain.numel() else b"")
+    return digest.hexdigest()
+
+
+def _tools() -> Mapping[str, str]:
+    found = {name: version for name in _TOOLS if (version := _version(name))}
+    return {"python": platform.python_version(), **found}
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+__all__ = ["Captured", "Location", "capture_graph", "restored", "state_digest", "write_bundle"]
