@@ -100,7 +100,7 @@ class Benchmark:
     warnings: tuple[str, ...] = ()
 
 
-@dataclass
+@dataclass(eq=False)
 class _Contender:
     """A row while it is measured."""
 
@@ -166,32 +166,24 @@ def benchmark(
         UsageError: no such runtime or graph, or there is nothing to feed it.
         BundleError: the bundle is damaged.
     """
-    from ..runtimes import RUNTIMES
-
-    if unknown := [name for name in runtimes if name not in RUNTIMES]:
-        raise UsageError(f"no runtime {unknown[0]!r}", f"there are {', '.join(RUNTIMES)}")
+    names = _runtimes(runtimes)
     bundle.check_all()  # damage is an error of the whole, not a runtime's bad luck
-    machine, load_before = host.describe(), host.load_average()
+    machine = host.describe() | {"load_average_before": host.load_average()}
     with tempfile.TemporaryDirectory(prefix="edgekit-bench-") as folder:
         fed = _input(bundle, graph, input_path, Path(folder))
-        started, lost = _start(
-            bundle,
-            tuple(dict.fromkeys(runtimes or RUNTIMES)),
-            sorted(set(threads or default_threads())),
-            graph,
-            fed,
-        )
+        counts = sorted(set(threads or default_threads()))
+        started, lost = _start(bundle, names, counts, graph, fed)
         try:
             dead = _measure(started, repeat, advance)
         finally:
             for contender in started:
                 contender.child.close()
     machine |= {
-        "load_average_before": load_before,
         "load_average_after": host.load_average(),
         "temperature_after_c": host.temperature(),
     }
-    alive = [c.row() for c in started if c.whole and c not in [d for d, _ in dead]]
+    gone = [contender for contender, _ in dead]
+    alive = [contender.row() for contender in started if contender not in gone]
     return Benchmark(
         rows=tuple(sorted(alive, key=lambda row: row.latency_ms.p50)),
         unavailable=(*lost, *(_unavailable(c.runtime, c.threads, e) for c, e in dead)),
@@ -199,6 +191,14 @@ def benchmark(
         input=fed.what,
         warnings=_warnings(machine),
     )
+
+
+def _runtimes(names: Sequence[str]) -> tuple[str, ...]:
+    from ..runtimes import RUNTIMES
+
+    if unknown := [name for name in names if name not in RUNTIMES]:
+        raise UsageError(f"no runtime {unknown[0]!r}", f"there are {', '.join(RUNTIMES)}")
+    return tuple(dict.fromkeys(names or RUNTIMES))
 
 
 def rounds(repeat: int | None) -> int:

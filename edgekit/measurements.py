@@ -83,22 +83,7 @@ def save(digest: str, rows: Sequence[Mapping[str, Any]], machine: Mapping[str, A
     Raises:
         DeviceError: the store cannot be written (locked, damaged, no space).
     """
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    host = host_fingerprint()
-    records = [
-        (
-            digest,
-            host,
-            row["runtime"],
-            row["threads"],
-            row["precision"],
-            row["latency_ms"]["p50"],
-            json.dumps(row, allow_nan=False),
-            json.dumps(machine, allow_nan=False),
-            now,
-        )
-        for row in rows
-    ]
+    records = [_record(digest, row, machine) for row in rows]
     path = store_path()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -115,6 +100,20 @@ def save(digest: str, rows: Sequence[Mapping[str, Any]], machine: Mapping[str, A
             str(error),
             "if it is damaged, remove that file and measure again",
         ) from error
+
+
+def _record(digest: str, row: Mapping[str, Any], machine: Mapping[str, Any]) -> tuple:
+    return (
+        digest,
+        host_fingerprint(),
+        row["runtime"],
+        row["threads"],
+        row["precision"],
+        row["latency_ms"]["p50"],
+        json.dumps(row, allow_nan=False),
+        json.dumps(machine, allow_nan=False),
+        datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
 
 
 def rows_for(digest: str) -> list[dict[str, Any]]:

@@ -60,7 +60,7 @@ def _dispatch(arguments: list[str]) -> int:
 
     from edgekit.cli.commands import root_command
 
-    # typer >= 0.20 carries its own copy of click and older ones use the real one; the class
+    # Newer typer carries its own copy of click, older ones use the real one; the class
     # of errors that we want is an ancestor of what typer exports, whichever it is.
     refusal = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
     root = root_command()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgekit.cli.options import BundlePath, Json, Quiet
+from edgekit.cli.options import BundlePath, GraphName, Json, Quiet
 from edgekit.cli.output import Output, table
 from edgekit.errors import EdgekitError, MissingBackendError, UsageError
 
@@ -29,29 +29,33 @@ COLUMNS = (
     ">load ms",
 )
 
+Runtimes = Annotated[
+    list[str] | None, typer.Option("--runtime", "-r", help="Repeatable; else every runtime.")
+]
+Threads = Annotated[
+    list[int] | None,
+    typer.Option("--threads", "-t", min=1, help="Repeatable; else 1 and every core."),
+]
+Repeat = Annotated[
+    int | None,
+    typer.Option("--repeat", min=1, help="Samples a row; else 100, or a minute's worth."),
+]
+InputPath = Annotated[
+    Path | None, typer.Option("--input", help="A real input; else a photograph found here.")
+]
+Save = Annotated[
+    bool, typer.Option("--save", help="Remember the figures: --runtime auto follows them.")
+]
+
 
 def command(
     bundle: BundlePath,
-    runtime: Annotated[
-        list[str] | None, typer.Option("--runtime", "-r", help="Repeatable; else every runtime.")
-    ] = None,
-    threads: Annotated[
-        list[int] | None,
-        typer.Option("--threads", "-t", min=1, help="Repeatable; else 1 and every core."),
-    ] = None,
-    repeat: Annotated[
-        int | None,
-        typer.Option("--repeat", min=1, help="Samples a row; else 100, or a minute's worth."),
-    ] = None,
-    input_path: Annotated[
-        Path | None, typer.Option("--input", help="A real input; else a photograph found here.")
-    ] = None,
-    graph: Annotated[
-        str | None, typer.Option("--graph", help="Which graph, where a bundle has several.")
-    ] = None,
-    save: Annotated[
-        bool, typer.Option("--save", help="Remember the figures: --runtime auto follows them.")
-    ] = False,
+    runtime: Runtimes = None,
+    threads: Threads = None,
+    repeat: Repeat = None,
+    input_path: InputPath = None,
+    graph: GraphName = None,
+    save: Save = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:

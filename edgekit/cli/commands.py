@@ -91,7 +91,7 @@ class LazyGroup(TyperGroup):
 
 def root_command() -> LazyGroup:
     """The whole command line, with nothing but its names loaded."""
-    # Plain help: typer's boxed one needs rich, which alone doubles the time of `--help`.
+    # Plain help: typer's boxed one needs rich, which more than doubles the time of --help.
     app = typer.Typer(
         cls=LazyGroup,
         rich_markup_mode=None,

@@ -9,6 +9,9 @@ Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on stdout; all else on stderr.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only results, warnings and errors.")]
+GraphName = Annotated[
+    str | None, typer.Option("--graph", help="Which graph, where a bundle has several.")
+]
 BundlePath = Annotated[
     Path, typer.Argument(metavar="BUNDLE", help="A bundle: a folder or an .edgekit file.")
 ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgekit.cli.options import BundlePath, Json, Quiet
+from edgekit.cli.options import BundlePath, GraphName, Json, Quiet
 from edgekit.cli.output import Output, dumps, table, write_whole
 from edgekit.errors import EdgekitError, UsageError
 
@@ -24,6 +24,18 @@ ARRAYS_SUFFIX = ".npz"
 
 Answers = list[tuple[Path, list["Result"]]]  # per file one answer of each runtime
 
+Inputs = Annotated[list[Path], typer.Argument(metavar="INPUT…", help="Files, or folders of them.")]
+RuntimeName = Annotated[
+    str, typer.Option("--runtime", "-r", help="A runtime's name, auto, or all side by side.")
+]
+Threads = Annotated[
+    int | None, typer.Option("--threads", "-t", min=1, help="Threads of the engine.")
+]
+OutPath = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", metavar="OUT", help="Write the results: .json, or .npz."),
+]
+
 
 @dataclass
 class _Loaded:
@@ -36,22 +48,11 @@ class _Loaded:
 
 def command(
     bundle: BundlePath,
-    inputs: Annotated[
-        list[Path], typer.Argument(metavar="INPUT…", help="Files, or folders of them.")
-    ],
-    runtime: Annotated[
-        str, typer.Option("--runtime", "-r", help="A runtime's name, auto, or all side by side.")
-    ] = "auto",
-    threads: Annotated[
-        int | None, typer.Option("--threads", "-t", min=1, help="Threads of the engine.")
-    ] = None,
-    graph: Annotated[
-        str | None, typer.Option("--graph", help="Which graph, where a bundle has several.")
-    ] = None,
-    out_path: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", metavar="OUT", help="Write the results: .json, or .npz."),
-    ] = None,
+    inputs: Inputs,
+    runtime: RuntimeName = "auto",
+    threads: Threads = None,
+    graph: GraphName = None,
+    out_path: OutPath = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
