@@ -279,7 +279,10 @@ def input_specs(
             raise UnsupportedError(f"input {value.name!r} of {file}", "its type is not supported")
         dtype = NUMPY_TYPES[value.code].name
         shape = shapes.get(value.name) or settled_shape(value, sizes, dtype, file)
-        specs.append(InputSpec(value.name, dtype, tuple(shape), high.get(value.name)))
+        # Where integers do not select from a table they may be a mask: all ones, then.
+        mask = "mask" in value.name.lower() and value.name not in high and dtype[:3] == "int"
+        limits = {"low": 1, "high": 2} if mask else {"high": high.get(value.name)}
+        specs.append(InputSpec(value.name, dtype, tuple(shape), **limits))
     return tuple(specs)
 
 
