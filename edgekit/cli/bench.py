@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from edgekit.bundle import Bundle
+    from edgekit.devices.bench import Benchmark
 
 COLUMNS = (
     "runtime",
@@ -86,7 +87,7 @@ def command(
         out.result(document, lambda console: _show(console, document))
 
 
-def _document(bundle: Path, measured: Any) -> dict[str, Any]:
+def _document(bundle: Path, measured: "Benchmark") -> dict[str, Any]:
     return {
         "bundle": bundle,
         "input": measured.input,
@@ -100,7 +101,7 @@ def _document(bundle: Path, measured: Any) -> dict[str, Any]:
     }
 
 
-def _first_error(measured: Any) -> EdgekitError:
+def _first_error(measured: "Benchmark") -> EdgekitError:
     """Why nothing was measured: of all reasons one that is not just an absent back end."""
     errors = [one.error for one in measured.unavailable]
     return min(errors, key=lambda e: isinstance(e, MissingBackendError | UsageError))
@@ -109,17 +110,12 @@ def _first_error(measured: Any) -> EdgekitError:
 def _save(out: Output, bundle: "Bundle", document: dict[str, Any]) -> None:
     """Remember the figures, and show them in the bundle's report where that can be done."""
     from edgekit import measurements
+    from edgekit.export import refresh_report
 
     measurements.save(bundle.digest, document["rows"], document["host"])
     out.note(f"saved {len(document['rows'])} rows in {measurements.store_path()}")
     try:
-        from edgekit.bundle import update_report
-        from edgekit.export.report import render
-
-        html = render(bundle.manifest, measurements.rows_for(bundle.digest))
-        update_report(bundle.path, html)
-    except ImportError as error:
-        out.note(f"the bundle's report stays as it was: {error.name} is not installed here")
+        refresh_report(bundle.path)
     except (OSError, EdgekitError) as error:
         out.note(f"the bundle's report stays as it was: {error}")
     else:
