@@ -103,10 +103,15 @@ class Graph(_Record):
 
 
 class ModelInfo(_Record):
-    """Which network this is and where its weights came from."""
+    """Which network this is and where its weights came from.
+
+    ``recipe`` is what the user said beside the name (weights, inputs, resolution), so that
+    the network can be made again to locate a departure.
+    """
 
     name: str
     source: str  # what the user typed as MODEL
+    recipe: dict[str, Any] = {}
     weights: str  # "random (seed 0)", or the origin of the checkpoint
     weights_sha256: Sha256 | None = None  # of the state dict's tensors, as exported
     parameters: int = 0

@@ -209,9 +209,7 @@ def _program(
     names = [identifier(spec.name) for spec in graph.inputs]
     exported = rename_user_inputs(exported, names)
     symbols = _symbols(exported, graph, names, axes)
-    ranges = {
-        axis: AxisRange(min=low, max=high) for axis, (low, high) in symbols.values()
-    }
+    ranges = {axis: AxisRange(min=low, max=high) for axis, (low, high) in symbols.values()}
     rename = {symbol: axis for symbol, (axis, _) in symbols.items()}
     nodes = {node.name: node for node in exported.graph.nodes}
     return Program(

@@ -124,7 +124,9 @@ def _outside_the_graph(
     for spec, node in zip(captured.program.outputs, outputs, strict=True):
         wanted = captured.reference.outputs[0][spec.name]
         if node in values and failures(compare(values[node], wanted), bounds):
-            return Location(how=f"the common graph departs before any target, at output {spec.name}")
+            return Location(
+                how=f"the common graph departs before any target, at output {spec.name}"
+            )
     return None
 
 

@@ -202,9 +202,7 @@ def _failed(
     changed = artifact.model_copy(update={"reason": reason, "details": details})
     if options.allow_drift:
         return changed
-    return _reject(
-        writer.root, changed.model_copy(update={"status": "failed", "exit_code": 5})
-    )
+    return _reject(writer.root, changed.model_copy(update={"status": "failed", "exit_code": 5}))
 
 
 def _reason(error: Exception) -> dict[str, object]:
@@ -258,6 +256,7 @@ def _describe(model: LoadedModel) -> ModelInfo:
     return ModelInfo(
         name=model.name,
         source=model.source,
+        recipe=dict(model.recipe),
         weights=model.weights,
         weights_sha256=state_digest(model.module),
         parameters=count_parameters(model.module),

@@ -35,7 +35,9 @@ class Reference:
         return tuple(sample.origin for sample in self.samples)
 
 
-def compute(network: FlatGraph, outputs: Sequence[TensorSpec], samples: Sequence[Sample]) -> Reference:
+def compute(
+    network: FlatGraph, outputs: Sequence[TensorSpec], samples: Sequence[Sample]
+) -> Reference:
     """Run the network eagerly on every sample.
 
     Raises:

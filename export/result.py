@@ -97,7 +97,10 @@ def describe_export(bundle: Path, manifest: Manifest) -> ExportResult:
 
 def _target(bundle: Path, name: str, graphs: Iterable[Graph]) -> TargetResult:
     pairs = [
-        (graph, artifact) for graph in graphs for artifact in graph.artifacts if artifact.target == name
+        (graph, artifact)
+        for graph in graphs
+        for artifact in graph.artifacts
+        if artifact.target == name
     ]
     bad = [artifact for _, artifact in pairs if artifact.status != "ok"]
     return TargetResult(

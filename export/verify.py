@@ -56,9 +56,7 @@ def verify_artifact(
         session = open_session(files, graph, artifact, runtime)
     except MissingBackendError as error:
         why = f"not run here: {error.why or error.what}"
-        return Verification(
-            level=level, passed=True, thresholds=bounds, notes=(*notes, why)
-        ), None
+        return Verification(level=level, passed=True, thresholds=bounds, notes=(*notes, why)), None
     with session:
         metrics, notes = judge(session, reference)
         precision = session.effective_precision

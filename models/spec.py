@@ -92,6 +92,7 @@ class LoadedModel:
         module: in eval mode, on the CPU, float32.
         graphs, task, paper, licence, macs, assets: as in :class:`ModelSpec`.
         weights: where the weights came from, in words.
+        recipe: what the user said beside the name, to make the network again.
     """
 
     name: str
@@ -100,6 +101,7 @@ class LoadedModel:
     graphs: tuple[GraphSpec, ...]
     weights: str
     task: TaskInfo = field(default_factory=TaskInfo)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
     paper: str | None = None
     licence: str | None = None
     macs: int | None = None

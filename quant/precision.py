@@ -49,7 +49,7 @@ def parse_tolerance(text: str | None) -> dict[str, float]:
     if not text:
         return {}
     names = tuple(Metrics.model_fields)
-    advice = f'give for example --tolerance \'{{"nmse": 1e-6}}\', with {", ".join(names)}'
+    advice = f"give for example --tolerance '{{\"nmse\": 1e-6}}', with {', '.join(names)}"
     try:
         given = json.loads(text)
     except ValueError as error:

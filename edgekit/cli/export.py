@@ -38,7 +38,9 @@ def command(
     target: Annotated[
         list[str] | None,
         typer.Option(
-            "--target", "-t", help="onnx, openvino, executorch, coreml, tensorrt or all; repeatable."
+            "--target",
+            "-t",
+            help="onnx, openvino, executorch, coreml, tensorrt or all; repeatable.",
         ),
     ] = None,
     out: Annotated[
@@ -49,9 +51,7 @@ def command(
         str | None,
         typer.Option("--weights", help="A checkpoint (.safetensors, .pt), random, or pretrained."),
     ] = None,
-    precision: Annotated[
-        str, typer.Option("--precision", help="fp32, fp16 or bf16.")
-    ] = "fp32",
+    precision: Annotated[str, typer.Option("--precision", help="fp32, fp16 or bf16.")] = "fp32",
     inputs: Annotated[
         list[str] | None,
         typer.Option("--input", help="NAME:DTYPE[SHAPE] of a model of your own; repeatable."),

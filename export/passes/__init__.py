@@ -32,9 +32,7 @@ __all__ = [
 ]
 
 
-def run_pipeline(
-    program: Program, on_pass: Callable[[str], None] = lambda name: None
-) -> Program:
+def run_pipeline(program: Program, on_pass: Callable[[str], None] = lambda name: None) -> Program:
     """All passes in order.
 
     Raises:

@@ -62,7 +62,9 @@ class FoldBatchNorm(Pass):
             if match is None:
                 continue
             bias = _bias_holder(match)
-            for holder, value in zip((match.layer.args[1], bias), _folded(match, tensors), strict=True):
+            for holder, value in zip(
+                (match.layer.args[1], bias), _folded(match, tensors), strict=True
+            ):
                 spec = specs[holder.name]
                 if spec.kind is InputKind.PARAMETER:
                     value = torch.nn.Parameter(value, requires_grad=False)

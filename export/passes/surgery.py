@@ -78,9 +78,7 @@ def rebuild(
     )
 
 
-def _calls(
-    program: ExportedProgram, outputs: Sequence[OutputSpec] | None
-) -> list[ModuleCallEntry]:
+def _calls(program: ExportedProgram, outputs: Sequence[OutputSpec] | None) -> list[ModuleCallEntry]:
     """The record of module calls, whose root says how many outputs there are."""
     if outputs is None:
         return program.module_call_graph

@@ -71,7 +71,6 @@ class Target(ABC):
                 names the operator and the module that it comes from.
         """
 
-
     def tap(
         self,
         files: Files,

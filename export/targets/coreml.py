@@ -151,9 +151,7 @@ def check_structure(spec: Any, program: Program, precision: str) -> dict[str, in
     other = {"fp32": "FLOAT16", "fp16": "FLOAT32"}[precision]
     if found.get(other, 0) and precision == "fp32":
         raise ParityError("coreml emitted fp16 arithmetic", f"{found[other]} operators")
-    counts = Counter(
-        operation.type for operation in _operations(spec) if operation.type != "const"
-    )
+    counts = Counter(operation.type for operation in _operations(spec) if operation.type != "const")
     return dict(counts.most_common())
 
 

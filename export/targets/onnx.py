@@ -46,7 +46,6 @@ class OnnxTarget(Target):
             details={"opset": OPSET, "ir_version": model.ir_version},
         )
 
-
     def tap(
         self,
         files: Files,
@@ -59,9 +58,7 @@ class OnnxTarget(Target):
         wanted, model = _expose(files.file(artifact.file), names)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(
-            model, options, providers=["CPUExecutionProvider"]
-        )
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         return dict(zip(wanted, session.run(wanted, dict(inputs)), strict=True))
 
 
@@ -77,9 +74,7 @@ def _expose(path: Path, names: Sequence[str]) -> tuple[list[str], bytes]:
     return wanted, ir.serde.serialize_model(model).SerializeToString()
 
 
-def save_onnx(
-    model: onnx_ir.Model, path: Path, limit: int = SINGLE_FILE_LIMIT
-) -> tuple[str, ...]:
+def save_onnx(model: onnx_ir.Model, path: Path, limit: int = SINGLE_FILE_LIMIT) -> tuple[str, ...]:
     """Write ``model``; returns the names of files beside it that hold its weights."""
     import onnx_ir as ir
 

@@ -67,7 +67,6 @@ class OpenVinoTarget(Target):
             except Exception as error:
                 raise _explain(program, error) from error
 
-
     def tap(
         self,
         files: Files,

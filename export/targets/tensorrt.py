@@ -8,8 +8,8 @@ from pathlib import Path
 from edgekit.errors import MissingBackendError, UnsupportedError
 from edgekit.manifest import Level
 
-from ...runtimes import tensorrt_engine
-from ...runtimes.tensorrt_engine import CAPABILITIES, ParserRefusedError, build_engine
+from ...runtimes import tensorrt_build
+from ...runtimes.tensorrt_build import CAPABILITIES, ParserRefusedError, build_engine
 from ..passes.cast_precision import cast_precision
 from ..program import Program
 from .base import Lowered, Target, find_operator, shorten
@@ -36,9 +36,9 @@ class TensorRTTarget(Target):
     def check(self) -> None:
         need("onnxscript", "export", "the ONNX exporter")
         try:
-            tensorrt_engine.library("rtx")
+            tensorrt_build.library("rtx")
         except MissingBackendError:
-            tensorrt_engine.library("full")
+            tensorrt_build.library("full")
 
     def lower(self, program: Program, precision: str, folder: Path) -> Lowered:
         ready = cast_precision(program, precision)
@@ -64,7 +64,7 @@ class TensorRTTarget(Target):
         )
 
     def _compile(self, program: Program, folder: Path) -> tuple[list[dict], tuple[str, ...]]:
-        trt = tensorrt_engine.library("rtx")
+        trt = tensorrt_build.library("rtx")
         try:
             engine = build_engine(
                 "rtx", folder / "model.onnx", program.inputs, program.dynamic, CAPABILITIES

@@ -8,8 +8,9 @@ imported only when it is used.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from edgekit.errors import UsageError
 
@@ -33,6 +34,17 @@ class SourceOptions:
     weights: str | None = None
     inputs: Sequence[InputSpec] = ()
     resolution: tuple[int, int] | None = None
+
+    def recipe(self) -> dict[str, Any]:
+        """What is not the default, as plain values."""
+        found: dict[str, Any] = {}
+        if self.weights is not None:
+            found["weights"] = str(self.weights)
+        if self.inputs:
+            found["inputs"] = [{**asdict(spec), "shape": list(spec.shape)} for spec in self.inputs]
+        if self.resolution is not None:
+            found["resolution"] = list(self.resolution)
+        return found
 
 
 def load_model(text: str, options: SourceOptions | None = None) -> LoadedModel:
@@ -59,7 +71,7 @@ def load_model(text: str, options: SourceOptions | None = None) -> LoadedModel:
         from .python_callable import load_callable as load
     else:
         from .registry_name import load_registered as load
-    return load(text, options)
+    return replace(load(text, options), recipe=options.recipe())
 
 
 def refuse_weights(text: str, options: SourceOptions) -> None:

@@ -54,9 +54,7 @@ def _read_config(transformers: Any, place: str) -> Any:
     return config
 
 
-def _build(
-    transformers: Any, place: str, config: Any, options: SourceOptions
-) -> tuple[Any, str]:
+def _build(transformers: Any, place: str, config: Any, options: SourceOptions) -> tuple[Any, str]:
     import torch
 
     names = config.architectures or []

@@ -83,7 +83,9 @@ def _find(place: str, name: str, text: str) -> Any:
     if place.endswith(".py") and not Path(place).is_file():
         raise UsageError(f"no file {place}", f"{text} is read as PATH.py:CALLABLE")
     try:
-        module = _load_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+        module = (
+            _load_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+        )
     except EdgekitError:
         raise
     except ModuleNotFoundError as error:

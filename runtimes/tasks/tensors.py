@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,23 +55,32 @@ class Tensors(Task):
         """
         if isinstance(source, Mapping):
             return dict(source)
+        arrays = _read(source)
+        if isinstance(arrays, dict):
+            return arrays
         names = [spec.name for spec in self.session.inputs]
-        try:
-            loaded = np.load(source, allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                return {names[0]: loaded} if len(names) == 1 else self._refuse_single(source)
-            with loaded:
-                return {name: loaded[name] for name in loaded.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as e:
-            raise InputError(f"{source} holds no arrays", str(e), "give an .npz file") from e
+        if len(names) != 1:
+            raise InputError(
+                f"{source} holds one array", f"the graph takes {', '.join(names)}", "use an .npz"
+            )
+        return {names[0]: arrays}
 
     def finish(self, outputs: Mapping[str, np.ndarray]) -> TensorsResult:
         """The outputs as they are."""
         return TensorsResult(dict(outputs))
 
-    def _refuse_single(self, source: str | Path) -> dict[str, np.ndarray]:
-        names = ", ".join(spec.name for spec in self.session.inputs)
-        raise InputError(f"{source} holds one array", f"the graph takes {names}", "use an .npz")
+
+def _read(path: str | Path) -> np.ndarray | dict[str, np.ndarray]:
+    # NumPy's reader raises nearly any exception on malformed bytes, so all are taken.
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return loaded
+        with loaded:
+            return {name: loaded[name] for name in loaded.files}
+    except Exception as e:
+        reason = str(e) or type(e).__name__
+        raise InputError(f"{path} holds no arrays", reason, "give an .npz file") from e
 
 
 def _summary(array: np.ndarray) -> dict[str, Any]:

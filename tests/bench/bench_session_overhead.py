@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from edgekit.runtimes import load
 
 from edgekit.bundle import Bundle
+from edgekit.runtimes import load
 
 LIMIT = 1.03
 WARM_UP = 10

@@ -1,9 +1,9 @@
 """``edgekit bench`` on a real bundle and real runtimes."""
 
 import pytest
-from edgekit.devices import bench, sample_input
 
 from edgekit import measurements
+from edgekit.devices import bench, sample_input
 
 QUANTILES = ("min", "p50", "p90", "p99")
 

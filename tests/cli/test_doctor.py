@@ -1,6 +1,7 @@
 """``edgekit doctor``: the table, and the exit code when the core is broken."""
 
 import pytest
+
 from edgekit.devices import doctor
 
 

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+
 from edgekit.devices import doctor, probes
 
 CORE = next(backend for backend in doctor.BACKENDS if backend.core)

@@ -7,11 +7,11 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from edgekit.export import report_words as words
-from edgekit.export.report import render
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgekit.export import report_words as words
+from edgekit.export.report import render
 from edgekit.manifest import (
     Artifact,
     AxisRange,

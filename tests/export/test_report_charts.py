@@ -3,10 +3,11 @@
 import math
 
 import pytest
-from edgekit.export import report_charts as charts
-from edgekit.export import report_words as words
 from hypothesis import given
 from hypothesis import strategies as st
+
+from edgekit.export import report_charts as charts
+from edgekit.export import report_words as words
 
 
 @given(st.text())

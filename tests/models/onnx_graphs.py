@@ -6,10 +6,10 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from edgekit.models.sources.onnx_module import OnnxModule
 from onnx import helper, numpy_helper
 
 from edgekit.metrics import compare
+from edgekit.models.sources.onnx_module import OnnxModule
 
 NMSE = 1e-9
 

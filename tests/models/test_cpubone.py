@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+
+from edgekit.errors import UsageError
 from edgekit.models.cpubone import CONFIGS, STAGES, CPUBone, CPUBoneConfig, build
 from edgekit.models.layers import ConvAttention, ConvLayer
 from edgekit.models.weights import apply_checkpoint
-
-from edgekit.errors import UsageError
 
 # The configurations whose outputs were recorded; of the others only keys and shapes were.
 RECORDED = [name for name in CONFIGS if name not in ("s0", "b15", "b2")]

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from edgekit.models import efficientnet_lite
 from PIL import Image
 
 from edgekit import models
 from edgekit.errors import InputError, MissingBackendError
+from edgekit.models import efficientnet_lite
 
 CASES = {"input_a": (1, 3, 224, 224), "input_b": (1, 3, 225, 190)}
 FILLED = {

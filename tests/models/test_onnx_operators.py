@@ -11,9 +11,10 @@ import pytest
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 
+from onnx import TensorProto, numpy_helper  # noqa: E402
+
 from edgekit.models.sources.onnx_module import OnnxModule  # noqa: E402
 from edgekit.models.sources.onnx_ops import OPERATORS  # noqa: E402
-from onnx import TensorProto, numpy_helper  # noqa: E402
 
 from .onnx_graphs import (  # noqa: E402
     Case,

@@ -11,11 +11,11 @@ import pytest
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 
-from edgekit.models.sources.onnx_module import OnnxModule, load_onnx  # noqa: E402
 from onnx import TensorProto, helper  # noqa: E402
 from torch import nn  # noqa: E402
 
 from edgekit.errors import InputError, UnsupportedError, UsageError  # noqa: E402
+from edgekit.models.sources.onnx_module import OnnxModule, load_onnx  # noqa: E402
 
 from .onnx_graphs import (  # noqa: E402
     Case,

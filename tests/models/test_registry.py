@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from edgekit.models.counting import count_macs, count_parameters
 from torch import nn
 
 from edgekit import models
 from edgekit.errors import UsageError
+from edgekit.models.counting import count_macs, count_parameters
 
 # Published parameters and MACs, in millions.
 PUBLISHED = {

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from edgekit.models.weights import apply_checkpoint, load_checkpoint
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from edgekit import models
 from edgekit.errors import InputError
+from edgekit.models.weights import apply_checkpoint, load_checkpoint
 
 
 def _network() -> nn.Module:

@@ -3,12 +3,12 @@
 import importlib.util
 
 import pytest
-from edgekit.runtimes import RUNTIMES, available, load, open_artifact, registry
 
 from edgekit import measurements
 from edgekit.bundle import Bundle, BundleWriter
 from edgekit.errors import MissingBackendError, UsageError
 from edgekit.manifest import Artifact, Graph
+from edgekit.runtimes import RUNTIMES, available, load, open_artifact, registry
 
 from .conftest import SIDE
 

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from edgekit.runtimes import load
 
 from edgekit.bundle import Bundle
 from edgekit.errors import BundleError, InputError, UsageError
 from edgekit.manifest import Artifact, TensorSpec
+from edgekit.runtimes import load
 
 from .conftest import RUNNING, SIDE
 

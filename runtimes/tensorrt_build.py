@@ -11,14 +11,17 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
+from edgekit.bundle import Files
 from edgekit.errors import MissingBackendError, UnsupportedError
-from edgekit.manifest import AxisRange, TensorSpec
+from edgekit.manifest import Artifact, AxisRange, Graph, TensorSpec
 
-MODULES: Final = {"rtx": "tensorrt_rtx", "full": "tensorrt"}
+from .sessions.tensorrt_engines import PACKAGES, Device, cached_engine
+
 INSTALL: Final = {
     "rtx": 'pip install "edgekit-toolkit[tensorrt]"',
     "full": "install TensorRT (on Jetson it comes with JetPack; elsewhere: pip install tensorrt)",
@@ -54,7 +57,7 @@ def library(flavour: str) -> ModuleType:
         MissingBackendError: it is not installed, or its native library does not load.
     """
     try:
-        return importlib.import_module(MODULES[flavour])
+        return importlib.import_module(PACKAGES[flavour])
     except (ImportError, OSError) as error:
         raise MissingBackendError(
             f"TensorRT ({flavour}) is not installed", str(error), INSTALL[flavour]
@@ -103,6 +106,41 @@ def build_engine(
     if engine is None:
         raise UnsupportedError(f"TensorRT ({flavour}) built no engine", said.last())
     return bytes(engine)
+
+
+def build_on_device(files: Files, graph: Graph, artifact: Artifact) -> Path:
+    """Compile a bundle's ONNX file for the GPU of this machine, into the engine cache.
+
+    Full TensorRT is taken where it is installed, else TensorRT for RTX. An engine that was
+    built before for the same graph, library and GPU is kept.
+
+    Returns:
+        the engine's file, where :class:`.sessions.tensorrt.TensorRTSession` finds it.
+
+    Raises:
+        MissingBackendError: there is no library, driver or GPU.
+        ParserRefusedError, UnsupportedError: as in :func:`build_engine`.
+    """
+    from .sessions.cuda import Gpu
+
+    flavour = next((name for name in ("full", "rtx") if find_spec(PACKAGES[name])), "full")
+    trt = library(flavour)
+    gpu = Gpu()
+    try:
+        device = Device(flavour, trt.__version__, gpu.capability)
+    finally:
+        gpu.close()
+    onnx = files.file(artifact.file or "")
+    for extra in artifact.extra:  # checked, because the parser opens weights by itself
+        files.file(extra)
+    place = cached_engine(onnx, device)
+    if not place.is_file():
+        engine = build_engine(flavour, onnx, graph.inputs, graph.dynamic)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        part = place.with_suffix(".part")
+        part.write_bytes(engine)
+        part.replace(place)
+    return place
 
 
 def _parse(trt: ModuleType, network: Any, onnx: Path, said: _Log) -> None:
