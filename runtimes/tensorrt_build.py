@@ -20,7 +20,7 @@ from edgekit.bundle import Files
 from edgekit.errors import MissingBackendError, UnsupportedError
 from edgekit.manifest import Artifact, AxisRange, Graph, TensorSpec
 
-from .sessions.tensorrt_engines import PACKAGES, Device, cached_engine
+from .sessions.tensorrt_engines import PACKAGES, Device, cached_engine, onnx_files
 
 INSTALL: Final = {
     "rtx": 'pip install "edgekit-toolkit[tensorrt]"',
@@ -130,12 +130,10 @@ def build_on_device(files: Files, graph: Graph, artifact: Artifact) -> Path:
         device = Device(flavour, trt.__version__, gpu.capability)
     finally:
         gpu.close()
-    onnx = files.file(artifact.file or "")
-    for extra in artifact.extra:  # checked, because the parser opens weights by itself
-        files.file(extra)
+    onnx = onnx_files(files, artifact)  # all checked: the parser opens weights by itself
     place = cached_engine(onnx, device)
     if not place.is_file():
-        engine = build_engine(flavour, onnx, graph.inputs, graph.dynamic)
+        engine = build_engine(flavour, onnx[0], graph.inputs, graph.dynamic)
         place.parent.mkdir(parents=True, exist_ok=True)
         part = place.with_suffix(".part")
         part.write_bytes(engine)

@@ -26,13 +26,7 @@ class Gpu:
     """
 
     def __init__(self, device: int = 0) -> None:
-        try:
-            from cuda.bindings import runtime
-        except ImportError as e:
-            raise MissingBackendError(
-                "cuda-python is not here", str(e), 'pip install "edgekit-toolkit[tensorrt]"'
-            ) from e
-        self._runtime = runtime
+        self._runtime = runtime = _bindings()
         error, count = runtime.cudaGetDeviceCount()
         if int(error) != 0 or not count:
             raise MissingBackendError(
@@ -95,3 +89,13 @@ class Gpu:
     def _describe(self, error: Any) -> str:
         _, text = self._runtime.cudaGetErrorString(error)
         return text.decode(errors="replace")
+
+
+def _bindings() -> Any:
+    try:
+        from cuda.bindings import runtime
+    except ImportError as e:
+        raise MissingBackendError(
+            "cuda-python is not here", str(e), 'pip install "edgekit-toolkit[tensorrt]"'
+        ) from e
+    return runtime

@@ -40,8 +40,7 @@ class OpenVINOSession(Session):
             raise MissingBackendError(
                 "openvino is not here", str(e), 'pip install "edgekit-toolkit[openvino]"'
             ) from e
-        for extra in artifact.extra:
-            files.file(extra)
+        weights = [files.file(extra) for extra in artifact.extra]
         path = files.file(artifact.file or "")
         _check_is_ir(path, artifact.file)
         settings: dict[str, Any] = {
@@ -52,7 +51,9 @@ class OpenVINOSession(Session):
             settings["INFERENCE_NUM_THREADS"] = threads
         try:
             core = openvino.Core()
-            compiled = core.compile_model(core.read_model(path), "CPU", settings)
+            # Named, because it would look for the weights under a name of its own making.
+            model = core.read_model(path, *weights[:1])
+            compiled = core.compile_model(model, "CPU", settings)
             self._request = compiled.create_infer_request()
         except RuntimeError as e:
             raise refused(self.runtime, artifact.file, e) from e

@@ -8,6 +8,7 @@ An engine fits one flavour of the library, its exact version, and one compute ca
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -48,13 +49,25 @@ class Device:
     capability: str
 
 
-def cached_engine(onnx: Path, device: Device) -> Path:
-    """Where the engine built on this device from the ONNX file lies, or would lie."""
-    with open(onnx, "rb") as stream:
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+def onnx_files(files: Files, artifact: Artifact) -> list[Path]:
+    """The artifact's ONNX file and the files with its weights, where they lie apart."""
+    weights = [name for name in artifact.extra if not name.endswith((_ENGINE, ".json"))]
+    return [files.file(name) for name in (artifact.file or "", *weights)]
+
+
+def cached_engine(onnx: Sequence[Path], device: Device) -> Path:
+    """Where the engine built on this device from :func:`onnx_files` lies, or would lie."""
+    sums = [_sha256(path) for path in onnx]
+    # Two models may differ in their weights alone, and those may lie apart.
+    key = sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
     processor = "sm" + device.capability.replace(".", "")
-    name = f"{sha256}-{device.flavour}-{device.version}-{processor}{_ENGINE}"
+    name = f"{key}-{device.flavour}-{device.version}-{processor}{_ENGINE}"
     return cache_dir() / "engines" / name
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def find_engine(files: Files, artifact: Artifact, device: Device) -> Path | None:
@@ -66,7 +79,7 @@ def find_engine(files: Files, artifact: Artifact, device: Device) -> Path | None
     graph = artifact.file or ""
     if graph.endswith(_ENGINE):
         return files.file(graph)
-    cached = cached_engine(files.file(graph), device)
+    cached = cached_engine(onnx_files(files, artifact), device)
     if cached.is_file():
         return cached
     try:
