@@ -10,10 +10,12 @@ from .decompose import Decompose
 from .fold_batchnorm import FoldBatchNorm
 from .fold_constants import FoldConstants
 from .remove_dead_code import RemoveDeadCode
+from .remove_noops import RemoveNoops
 
 # Weight arithmetic (standardised convolutions) is folded before batch norm looks for weights.
 PIPELINE: tuple[type[Pass], ...] = (
     Decompose,
+    RemoveNoops,
     FoldConstants,
     RemoveDeadCode,
     FoldBatchNorm,
@@ -28,6 +30,7 @@ __all__ = [
     "Pass",
     "PassError",
     "RemoveDeadCode",
+    "RemoveNoops",
     "run_pipeline",
 ]
 

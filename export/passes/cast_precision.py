@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -67,11 +68,12 @@ def cast_precision(program: Program, precision: str) -> Program:
 
 
 def _retrace(program: Program, precision: str) -> Program:
-    inner = program.exported.module()
-    outer = CastGraph(inner, DTYPES[precision], [spec.dtype for spec in program.outputs])
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            # A copy: Module.to would change the program's weights, which are the network's.
+            inner = copy.deepcopy(program.exported.module())
+            outer = CastGraph(inner, DTYPES[precision], [spec.dtype for spec in program.outputs])
             exported = torch.export.export(
                 outer, program.example_inputs(), dynamic_shapes=_shapes(program), strict=False
             ).run_decompositions({})
