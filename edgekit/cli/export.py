@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgekit.cli.options import Json, Quiet
+from edgekit.cli.options import Json, Locate, Quiet, Tolerance
 from edgekit.cli.output import Output, size, table
 from edgekit.errors import EdgekitError, MissingBackendError
 
@@ -26,58 +26,60 @@ LEVELS = {
 }
 
 
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A name of `edgekit models`, timm:NAME, hf:FOLDER, PATH.py:CALLABLE, "
+        "package.module:CALLABLE, a .pt2 or an .onnx file.",
+    ),
+]
+Targets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--target", "-t", help="onnx, openvino, executorch, coreml, tensorrt, all; repeatable."
+    ),
+]
+OutPath = Annotated[
+    Path | None, typer.Option("--out", "-o", help="A folder, or a file ending in .edgekit.")
+]
+Weights = Annotated[
+    str | None,
+    typer.Option("--weights", help="A checkpoint (.safetensors, .pt), random, or pretrained."),
+]
+Precision = Annotated[str, typer.Option("--precision", help="fp32, fp16 or bf16.")]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option("--input", help="NAME:DTYPE[SHAPE] of a model of your own; repeatable."),
+]
+Dynamic = Annotated[
+    list[str] | None,
+    typer.Option("--dynamic", help="NAME:AXIS=MIN..MAX, e.g. image:batch=1..8; repeatable."),
+]
+Resolution = Annotated[str | None, typer.Option("--resolution", help="H or HxW of pictures.")]
+Samples = Annotated[Path | None, typer.Option("--samples", help="Real inputs to verify with, too.")]
+AllowDrift = Annotated[
+    bool, typer.Option("--allow-drift", help="Keep what fails the comparison, and say so.")
+]
+Report = Annotated[
+    bool, typer.Option("--report/--no-report", help="Write report.html, with a quick timing.")
+]
+
+
 def command(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL",
-            help="A name of `edgekit models`, timm:NAME, hf:FOLDER, PATH.py:CALLABLE, "
-            "package.module:CALLABLE, a .pt2 or an .onnx file.",
-        ),
-    ],
-    target: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--target",
-            "-t",
-            help="onnx, openvino, executorch, coreml, tensorrt or all; repeatable.",
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", help="A folder, or a file ending in .edgekit."),
-    ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option("--weights", help="A checkpoint (.safetensors, .pt), random, or pretrained."),
-    ] = None,
-    precision: Annotated[str, typer.Option("--precision", help="fp32, fp16 or bf16.")] = "fp32",
-    inputs: Annotated[
-        list[str] | None,
-        typer.Option("--input", help="NAME:DTYPE[SHAPE] of a model of your own; repeatable."),
-    ] = None,
-    dynamic: Annotated[
-        list[str] | None,
-        typer.Option("--dynamic", help="NAME:AXIS=MIN..MAX, e.g. image:batch=1..8; repeatable."),
-    ] = None,
-    resolution: Annotated[
-        str | None, typer.Option("--resolution", help="H or HxW of pictures.")
-    ] = None,
-    samples: Annotated[
-        Path | None, typer.Option("--samples", help="Real inputs to verify with, too.")
-    ] = None,
-    tolerance: Annotated[
-        str | None, typer.Option("--tolerance", help='Bounds as JSON, e.g. {"nmse": 1e-8}.')
-    ] = None,
-    allow_drift: Annotated[
-        bool, typer.Option("--allow-drift", help="Keep what fails the comparison, and say so.")
-    ] = False,
-    locate: Annotated[
-        bool, typer.Option("--locate", help="Where a target departs, name the first node.")
-    ] = False,
-    report: Annotated[
-        bool, typer.Option("--report/--no-report", help="Write report.html, with a quick timing.")
-    ] = True,
+    model: Model,
+    target: Targets = None,
+    out: OutPath = None,
+    weights: Weights = None,
+    precision: Precision = "fp32",
+    inputs: Inputs = None,
+    dynamic: Dynamic = None,
+    resolution: Resolution = None,
+    samples: Samples = None,
+    tolerance: Tolerance = None,
+    allow_drift: AllowDrift = False,
+    locate: Locate = False,
+    report: Report = True,
     json: Json = False,
     quiet: Quiet = False,
 ) -> int:

@@ -15,3 +15,9 @@ GraphName = Annotated[
 BundlePath = Annotated[
     Path, typer.Argument(metavar="BUNDLE", help="A bundle: a folder or an .edgekit file.")
 ]
+Tolerance = Annotated[
+    str | None, typer.Option("--tolerance", help='Bounds as JSON, e.g. {"nmse": 1e-8}.')
+]
+Locate = Annotated[
+    bool, typer.Option("--locate", help="Where a target departs, name the first node.")
+]

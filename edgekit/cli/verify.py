@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgekit.cli.export import LEVELS, need_torch
-from edgekit.cli.options import BundlePath, Json, Quiet
+from edgekit.cli.options import BundlePath, Json, Locate, Quiet, Tolerance
 from edgekit.cli.output import Output, table
 
 if TYPE_CHECKING:
@@ -27,12 +27,8 @@ def command(
         Path | None,
         typer.Option("--samples", help="Judge on these real inputs, against PyTorch again."),
     ] = None,
-    tolerance: Annotated[
-        str | None, typer.Option("--tolerance", help='Bounds as JSON, e.g. {"nmse": 1e-8}.')
-    ] = None,
-    locate: Annotated[
-        bool, typer.Option("--locate", help="Name the first node that departs.")
-    ] = False,
+    tolerance: Tolerance = None,
+    locate: Locate = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> int:
