@@ -36,10 +36,9 @@ def load(
 
     Args:
         bundle: a path, or an open bundle, which must then stay open.
-        runtime: a name in :data:`RUNTIMES`; or ``auto``: what was fastest for this bundle
-            on this host if that has been measured (``edgekit bench --save``), otherwise
-            the first in :data:`RUNTIMES` that can work here. ``auto`` considers artifacts
-            of the bundle's own precision only.
+        runtime: a name in :data:`RUNTIMES`; or ``auto``: what ``edgekit bench --save``
+            found fastest for this bundle here, else the first in :data:`RUNTIMES` that can
+            work here; of artifacts in the bundle's own precision only.
         threads: intra-operator threads; None: as measured, or the runtime's own default.
         graph: which graph; by default the only one, or the one called ``forward``.
 

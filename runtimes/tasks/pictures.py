@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import warnings
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import numpy as np
 from PIL import (
+    ExifTags,
     Image,
     ImageOps,
     # Pillow loads these readers only when it is asked for every one it has.
@@ -54,21 +55,28 @@ def decode(source: Picture) -> Image.Image:
         return Image.fromarray(source)
     if isinstance(source, Image.Image):
         return _to_rgb(source, "the picture")
-    name = "the picture" if isinstance(source, bytes) else str(source)
+    if isinstance(source, bytes):
+        return _decode_stream(io.BytesIO(source), "the picture")
     try:
-        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+        with open(source, "rb") as stream:
+            return _decode_stream(stream, str(source))
     except OSError as e:
-        raise InputError(f"{name} cannot be read", e.strerror or str(e)) from e
+        raise InputError(f"{source} cannot be read", e.strerror or str(e)) from e
+
+
+def _decode_stream(stream: BinaryIO, name: str) -> Image.Image:
     # Pillow's decoders raise nearly any exception on malformed bytes, so all are taken.
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of oddities it can live with, and of its own limit
-            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            with Image.open(stream, formats=_FORMATS) as image:
                 return _to_rgb(image, name)
     except InputError:
         raise
     except Image.UnidentifiedImageError as e:
-        raise InputError(f"{name} is no picture", "no known format", _formats()) from e
+        raise InputError(
+            f"{name} is no picture", "no known format", f"give one of {', '.join(_FORMATS)}"
+        ) from e
     except Exception as e:
         raise InputError(f"{name} cannot be decoded", str(e) or type(e).__name__) from e
 
@@ -112,7 +120,9 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         raise InputError(
             f"{name} has {width}x{height} pixels", f"more than {MAX_PIXELS} are not decoded"
         )
-    image = ImageOps.exif_transpose(image)
+    image.load()
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        image = ImageOps.exif_transpose(image)
     if image.mode == "F":
         raise InputError(f"{name} holds floating-point values", "their range is not known")
     if image.mode.startswith("I"):
@@ -121,13 +131,9 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _eight_bits(values: np.ndarray) -> np.ndarray:
     """Greys of 16 bits (in whatever integer type Pillow holds them) as 8 bits."""
     return (np.clip(values.astype(np.int64), 0, 65535) / 257).round().astype(np.uint8)
-
-
-def _formats() -> str:
-    return f"give one of {', '.join(_FORMATS)}"
