@@ -71,10 +71,24 @@ def read_file(path: Path) -> onnx.ModelProto:
         raise InputError(f"no such file: {path}")
     try:
         onnx.checker.check_model(str(path))
-        return onnx.load(str(path))
+        model = onnx.load(str(path))
+        check_names(model.graph)
+        return model
     except (onnx.checker.ValidationError, DecodeError, OSError, ValueError) as error:
         why = str(error).strip().splitlines() or ["it is damaged"]
         raise InputError(f"{path.name} is not a usable ONNX file", why[0]) from error
+
+
+def check_names(graph: onnx.GraphProto) -> None:
+    """ValueError where a name is not UTF-8: protobuf then gives bytes in place of a str."""
+    values = [*graph.input, *graph.output, *graph.initializer]
+    names = [value.name for value in values]
+    for node in graph.node:
+        names += [node.name, node.op_type, node.domain, *node.input, *node.output]
+        names += [attribute.name for attribute in node.attribute]
+    names += [dim.dim_param for v in graph.input for dim in v.type.tensor_type.shape.dim]
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError("a name in it is not text")
 
 
 def read_graph(model: onnx.ModelProto) -> Graph:
@@ -162,7 +176,8 @@ def to_array(name: str, tensor: onnx.TensorProto) -> np.ndarray:
     import onnx
 
     if tensor.data_type not in TORCH_TYPES:
-        kind = onnx.TensorProto.DataType.Name(tensor.data_type)
+        known = {code: kind for kind, code in onnx.TensorProto.DataType.items()}
+        kind = known.get(tensor.data_type, tensor.data_type)
         raise UnsupportedError(f"the ONNX constant {name!r}", f"its type {kind} is not supported")
     try:
         return onnx.numpy_helper.to_array(tensor)

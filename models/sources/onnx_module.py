@@ -7,9 +7,10 @@ can go to each of them, :class:`OnnxModule` runs its nodes with torch functions.
 from __future__ import annotations
 
 import inspect
+import keyword
 import re
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 # Float constants up to this many elements may take part in shape arithmetic (the scales
 # of a Resize, for example) and are kept on the host, too.
 SMALL = 64
+
+# What NumPy and torch raise where arguments do not fit an operation.
+FAULTS = (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
 
 
 class OnnxNode(nn.Module):
@@ -72,7 +76,7 @@ def named(node: Node) -> Iterator[None]:
         yield
     except EdgekitError:
         raise
-    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+    except FAULTS as error:
         why = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise node.refuse(why) from error
 
@@ -103,17 +107,20 @@ class OnnxModule(nn.Module):
         nodes, constants = form_linear(graph.nodes, graph.constants, graph.outputs)
         self.inputs: tuple[GraphInput, ...] = tuple(graph.inputs)
         self.output_names = tuple(graph.outputs)
-        self.parameter_names: dict[str, str] = {}  # ONNX name -> attribute
+        self.weight_names: dict[str, str] = {}  # ONNX name -> attribute
         self.child_names: list[str] = []
         self._host: dict[str, np.ndarray] = {}
         self._add_constants(nodes, constants)
         for node in nodes:
-            self.child_names.append(free_name(self, node.name))
+            self.child_names.append(self._free_name(node.name))
             self.add_module(self.child_names[-1], OnnxNode(node))
         self._last_reads = last_reads(nodes, self.output_names)
-        names = [free_name(self, value.name) for value in self.inputs]
+        names = parameter_names(value.name for value in self.inputs)
         self.forward = types.MethodType(forward_function(names), self)
         self.eval()
+
+    def _free_name(self, name: str) -> str:
+        return free_name(name, lambda candidate: hasattr(self, candidate))
 
     def _add_constants(self, nodes: list[Node], constants: Mapping[str, np.ndarray]) -> None:
         """Keep each constant where its readers want it: as a parameter, on the host, or both."""
@@ -123,10 +130,10 @@ class OnnxModule(nn.Module):
             if not floating or array.size <= SMALL or name in on_host:
                 self._host[name] = array
             if floating and name in as_tensor:
-                attribute = free_name(self, name)
+                attribute = self._free_name(name)
                 parameter = nn.Parameter(tensor_from_numpy(array), requires_grad=False)
                 self.register_parameter(attribute, parameter)
-                self.parameter_names[name] = attribute
+                self.weight_names[name] = attribute
 
     def run(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         """What ``forward`` does; ``forward`` itself has the graph's own signature."""
@@ -165,7 +172,7 @@ class OnnxModule(nn.Module):
             if known is None:
                 raise node.refuse(f"its input {name!r} must be known when the model is captured")
             return known
-        as_parameter = name in self.parameter_names and (known is None or known.size != 1)
+        as_parameter = name in self.weight_names and (known is None or known.size != 1)
         if position in operator.raw and known is not None and not as_parameter:
             return known
         return self._tensor(name, values)
@@ -175,8 +182,8 @@ class OnnxModule(nn.Module):
         return value if isinstance(value, np.ndarray) else None
 
     def _tensor(self, name: str, values: dict[str, Value]) -> Tensor:
-        if name in self.parameter_names:
-            return getattr(self, self.parameter_names[name])
+        if name in self.weight_names:
+            return getattr(self, self.weight_names[name])
         return literal(values[name] if name in values else self._host[name])
 
 
@@ -193,14 +200,23 @@ def forward_function(names: list[str]) -> Callable[..., Any]:
     return forward
 
 
-def free_name(module: nn.Module, name: str) -> str:
-    """``name`` as an attribute's name that ``module`` does not have yet."""
+def free_name(name: str, taken: Callable[[str], bool]) -> str:
+    """``name`` as a Python identifier that is not taken yet."""
     base = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_") or "value"
     base = f"n{base}" if base[0].isdigit() else base
+    base = f"{base}_" if keyword.iskeyword(base) else base
     candidate, number = base, 2
-    while hasattr(module, candidate):
+    while taken(candidate):
         candidate, number = f"{base}_{number}", number + 1
     return candidate
+
+
+def parameter_names(names: Iterable[str]) -> list[str]:
+    """Names for a function's parameters, from any names."""
+    result = ["self"]
+    for name in names:
+        result.append(free_name(name, result.__contains__))
+    return result[1:]
 
 
 def constant_uses(
@@ -346,9 +362,10 @@ def index_limits(module: OnnxModule) -> dict[str, int]:
         node = getattr(module, child).node
         if node.op in ("Cast", "Identity", "Unsqueeze", "Reshape") and node.inputs[0] in names:
             names[node.outputs[0]] = names[node.inputs[0]]
-        table = module.parameter_names.get(node.inputs[0]) if node.op == "Gather" else None
-        if table and node.inputs[1] in names:
-            rows = getattr(module, table).shape[node.get("axis", 0)]
+        table = module.weight_names.get(node.inputs[0]) if node.op == "Gather" else None
+        sizes = getattr(module, table).shape if table else ()
+        axis = node.get("axis", 0)
+        if -len(sizes) <= axis < len(sizes) and node.inputs[1] in names:
             source = names[node.inputs[1]]
-            limits[source] = min(rows, limits.get(source, rows))
+            limits[source] = min(sizes[axis], limits.get(source, sizes[axis]))
     return limits

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from .onnx_ops import Node, axis_of, integers, literal, operator, to_type
 
+LONGEST = 1 << 15  # places along one axis: matrices are computed on the host
 TRANSFORMS = {
     "half_pixel",
     "half_pixel_symmetric",
@@ -151,6 +152,8 @@ def resize(
     targets = target_sizes(node, x, scales, sizes)
     if any(not isinstance(n, int) for a, w, _ in targets for n in (x.shape[a], w)):
         raise node.refuse("an axis that it resizes is dynamic", "give that axis a fixed size")
+    if any(count > LONGEST for _, count, _ in targets):
+        raise node.refuse(f"it makes an axis longer than {LONGEST}")
     axes = {
         axis: Axis(
             x.shape[axis],

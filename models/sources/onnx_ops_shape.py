@@ -363,6 +363,8 @@ def compress(node: Node, x: Tensor, condition: np.ndarray) -> Tensor:
 def one_hot(node: Node, indices: Tensor, depth: np.ndarray, values: Value) -> Tensor:
     """Indices outside [-depth, depth) give rows of the off value, as the specification says."""
     count = int(depth.item())
+    if count > HOST_LIMIT:
+        raise node.refuse(f"its depth is {count}")
     axis = axis_of(node.get("axis", -1), indices.ndim + 1)
     sizes = [1] * (indices.ndim + 1)
     sizes[axis] = count

@@ -11,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 
+import ml_dtypes  # noqa: E402
 from onnx import TensorProto, numpy_helper  # noqa: E402
 
 from edgekit.models.sources.onnx_module import OnnxModule  # noqa: E402
@@ -107,6 +108,8 @@ CASES = [
     Case("Cast", FIRST * 3, to=TensorProto.INT32),
     Case("Cast", FIRST, to=TensorProto.BOOL, tag="bool"),
     Case("Cast", whole(4), to=TensorProto.FLOAT, tag="float"),
+    Case("Cast", constants=[X.astype(ml_dtypes.bfloat16)], to=TensorProto.FLOAT, tag="bfloat16"),
+    Case("MatMul", FIRST.astype(np.float16), constants=[random(4, 5).astype(np.float16)], tag="half"),
     Case("CastLike", whole(4), constants=[f32(1)], opset=19),
     # products
     Case("MatMul", random(2, 3, 4), random(2, 4, 5)),

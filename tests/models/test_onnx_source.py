@@ -165,6 +165,16 @@ def test_names_and_module_path() -> None:
     assert stacks == ["layer_0_MatMul", "layer_0_MatMul_2"]
 
 
+def test_any_input_names_become_parameters() -> None:
+    names = ["a.b", "a_b", "in", "self", "3", "/"]
+    nodes = [helper.make_node("Sum", names, ["out"])]
+    module = graph_of(nodes, {name: random(2) for name in names}, {}, ["out"])
+    assert list(inspect.signature(module.forward).parameters) == [
+        "a_b", "a_b_2", "in_", "self_2", "n3", "value",
+    ]  # fmt: skip
+    assert torch.allclose(module(*[torch.ones(2)] * 6), torch.full((2,), 6.0))
+
+
 def test_linear_takes_its_bias_only_where_it_may() -> None:
     feeds = {"x": random(2, 3, 4)}
     constants = {"w": random(4, 5), "b": random(5), "v": random(5, 4)}
