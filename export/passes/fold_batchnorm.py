@@ -15,7 +15,15 @@ from .surgery import constant_of, copy_graph, is_op, mutated_names, rebuild
 
 aten = torch.ops.aten
 BATCH_NORM = aten._native_batch_norm_legit_no_training.default
-CONVOLUTIONS = (aten.conv1d.default, aten.conv2d.default, aten.conv3d.default)
+CONVOLUTIONS = (
+    aten.conv1d.default,
+    aten.conv2d.default,
+    aten.conv3d.default,
+    # padding="same" and "valid"; the arguments stand in the same places.
+    aten.conv1d.padding,
+    aten.conv2d.padding,
+    aten.conv3d.padding,
+)
 TRANSPOSED = (aten.conv_transpose1d.default, aten.conv_transpose2d.input)
 LAYERS = (*CONVOLUTIONS, *TRANSPOSED, aten.linear.default)
 
@@ -69,6 +77,7 @@ class FoldBatchNorm(Pass):
                 if spec.kind is InputKind.PARAMETER:
                     value = torch.nn.Parameter(value, requires_grad=False)
                 (state if spec.target in state else constants)[spec.target] = value
+                tensors[holder.name] = value  # for another batch norm after this one
             _apply(module, match, bias)
         return rebuild(program, module, state=state, constants=constants)
 
