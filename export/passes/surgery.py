@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch.export import ExportedProgram, ModuleCallEntry
@@ -17,6 +18,7 @@ from torch.export.graph_signature import (
     InputKind,
     InputSpec,
     OutputSpec,
+    TensorArgument,
 )
 from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
@@ -33,7 +35,18 @@ def copy_graph(program: ExportedProgram) -> GraphModule:
     graph.output(value).meta = dict(original.meta)
     for old, new in copies.items():
         new.meta = dict(old.meta)
+        _call(new, old.name)
     return GraphModule(program.graph_module, graph)
+
+
+def _call(node: Node, name: str) -> None:
+    """Give ``node`` exactly this name, which no other node may have.
+
+    fx itself would number a name that it has seen before, or that is one of Python's builtins
+    (many a network calls its argument ``input``).
+    """
+    node.name = name
+    node.graph._graph_namespace._rename_object(node, name)
 
 
 def rebuild(
@@ -82,10 +95,13 @@ def _calls(program: ExportedProgram, outputs: Sequence[OutputSpec] | None) -> li
     """The record of module calls, whose root says how many outputs there are."""
     if outputs is None:
         return program.module_call_graph
-    root = copy.deepcopy(program.module_call_graph[0])
-    root.signature.outputs = [spec.arg for spec in outputs]
-    root.signature.out_spec = pytree.tree_structure(tuple(range(len(outputs))))
-    return [root]
+    root = program.module_call_graph[0]
+    signature = replace(
+        root.signature,
+        outputs=[spec.arg for spec in outputs],
+        out_spec=pytree.tree_structure(tuple(range(len(outputs)))),
+    )
+    return [replace(root, signature=signature)]
 
 
 def constant_of(program: ExportedProgram) -> dict[str, torch.Tensor]:
@@ -124,14 +140,68 @@ def rename_user_inputs(program: ExportedProgram, names: Sequence[str]) -> Export
     module = copy_graph(program)
     nodes = {node.name: node for node in module.graph.nodes}
     users = [nodes[name] for name in user_inputs(program)]
+    taken = {*nodes, *names}
     for name in names:
         # Another node may have the wanted name: move it out of the way first.
         if name in nodes and nodes[name] not in users:
-            nodes[name]._rename(f"{name}_inner")
+            free = f"{name}_inner"
+            while free in taken:
+                free += "_"
+            taken.add(free)
+            _call(nodes[name], free)
     for node, name in zip(users, names, strict=True):
         node.target = name
-        node._rename(name)
+        _call(node, name)
     return rebuild(program, module)
+
+
+def call(
+    graph: torch.fx.Graph, origin: Node, operator: torch._ops.OpOverload, *args: object
+) -> Node:
+    """Insert a call at the graph's insertion point, with the shape and type it will have.
+
+    It keeps the module path and source line of ``origin``, which it stands for.
+    """
+    node = graph.call_function(operator, args)
+    node.meta = {k: v for k, v in origin.meta.items() if k not in ("val", "tensor_meta")}
+    fake = origin.meta["val"].fake_mode
+    values = torch.fx.node.map_arg(args, lambda n: n.meta["val"])
+    with fake:
+        node.meta["val"] = operator(*values)
+    return node
+
+
+def add_constant(
+    module: GraphModule,
+    specs: list[InputSpec],
+    constants: dict[str, torch.Tensor],
+    name: str,
+    value: torch.Tensor,
+) -> Node:
+    """Add a stored tensor to a graph being edited: its placeholder, ``specs`` and ``constants``.
+
+    Constants stand before the user's inputs, as torch.export has them.
+    """
+    users = [i for i, spec in enumerate(specs) if spec.kind is InputKind.USER_INPUT]
+    placeholders = module.graph.find_nodes(op="placeholder")
+    position = users[0] if users else len(specs)
+    anchor = placeholders[position] if users else _after_placeholders(module)
+    with module.graph.inserting_before(anchor):
+        node = module.graph.placeholder(f"c_{name}")
+    fake = next(
+        n.meta["val"].fake_mode
+        for n in module.graph.nodes
+        if isinstance(n.meta.get("val"), torch._subclasses.FakeTensor)
+    )
+    node.meta["val"] = fake.from_tensor(value, static_shapes=True)
+    constants[target := f"added.{name}"] = value
+    argument = TensorArgument(name=node.name)
+    specs.insert(position, InputSpec(InputKind.CONSTANT_TENSOR, argument, target))
+    return node
+
+
+def _after_placeholders(module: GraphModule) -> Node:
+    return next(node for node in module.graph.nodes if node.op != "placeholder")
 
 
 def is_op(node: object, *operators: torch._ops.OpOverload) -> bool:
