@@ -36,6 +36,7 @@ _IF_SAME = (
     aten.constant_pad_nd.default,
     aten.pad.default,
 )
+_PADS = (aten.constant_pad_nd.default, aten.pad.default)
 
 
 class RemoveNoops(Pass):
@@ -45,9 +46,10 @@ class RemoveNoops(Pass):
         1. alias, detach, clone, contiguous, lift_fresh_copy, dropout (captured in eval
            mode) -> their input.
         2. expand, view, reshape, slice, pad, to, whose result has the shape and type of
-           their input -> their input. A slice or pad of equal shape takes or adds nothing.
+           their input -> their input. A slice of equal shape takes nothing.
 
-    Must not touch a copy of an input that is an output (an output must not be an input); a
+    Must not touch a pad of equal shape that adds at one end what it takes at the other; a
+    copy of an input that is an output (an output must not be an input); a
     copy that changes the memory layout (a view after it relies on that); a cast that
     changes the type; dropout that was captured in training mode; sizes that are
     equal only by name (symbolic sizes are compared as expressions).
@@ -82,6 +84,8 @@ def _is_noop(node: Node) -> bool:
         return False
     before, after = source.meta.get("val"), node.meta["val"]
     if not isinstance(before, torch.Tensor):
+        return False
+    if node.target in _PADS and any(node.args[1]):
         return False
     same = _same(before.shape, after.shape) and _same(before.stride(), after.stride())
     return same and before.dtype == after.dtype
