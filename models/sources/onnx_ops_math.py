@@ -185,6 +185,13 @@ def clip(node: Node, x: Tensor, low: Value | None = None, high: Value | None = N
     return torch.clamp(x, bounds[0], bounds[1])
 
 
+@host_operator("Clip")
+def host_clip(
+    node: Node, x: np.ndarray, low: np.ndarray | None = None, high: np.ndarray | None = None
+) -> Any:
+    return NotImplemented if x.dtype == object else np.clip(x, low, high)
+
+
 @operator("Dropout", host=(1, 2))
 def dropout(
     node: Node, x: Tensor, ratio: np.ndarray | None = None, training: np.ndarray | None = None
@@ -354,6 +361,11 @@ def cast_like(node: Node, x: Tensor, like: Tensor) -> Tensor:
     return to_type(x, like.dtype)
 
 
+@host_operator("CastLike")
+def host_cast_like(node: Node, x: np.ndarray, like: np.ndarray) -> Any:
+    return NotImplemented if x.dtype == object else x.astype(like.dtype)
+
+
 def along_axis(node: Node, x: Tensor, parameter: Tensor) -> Tensor:
     """A scale or zero point per axis, shaped to broadcast against ``x``."""
     if node.get("block_size", 0):
@@ -413,6 +425,7 @@ REDUCTIONS: dict[str, Callable[[Tensor, list[int], bool], Tensor]] = {
 }
 HOST_REDUCTIONS: dict[str, Callable[..., Any]] = {
     "ReduceSum": np.sum,
+    "ReduceMean": np.mean,
     "ReduceMax": np.max,
     "ReduceMin": np.min,
     "ReduceProd": np.prod,
@@ -437,7 +450,7 @@ def reduce(node: Node, x: Tensor, axes: np.ndarray | None = None) -> Tensor:
 
 @host_operator(*HOST_REDUCTIONS)
 def host_reduce(node: Node, x: np.ndarray, axes: np.ndarray | None = None) -> Any:
-    if x.dtype == object and node.op in {"ReduceMax", "ReduceMin"}:
+    if x.dtype == object and node.op not in {"ReduceSum", "ReduceProd"}:
         return NotImplemented
     chosen = tuple(reduced_axes(node, x.ndim, axes))
     keep = bool(node.get("keepdims", 1))

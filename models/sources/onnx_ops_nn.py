@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .onnx_ops import Node, axis_of, operator, product
+from .onnx_ops import Node, axis_of, integers, operator, product
 from .onnx_ops_shape import flat_pads
 
 Pads = list[tuple[Any, Any]]
@@ -143,10 +144,20 @@ def einsum(node: Node, *operands: Tensor) -> Tensor:
 @operator("BatchNormalization")
 def batch_norm(
     node: Node, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor
-) -> Tensor:
-    if node.get("training_mode", 0) or node.wants(1):
-        raise node.refuse("it is in training mode", "export the model in eval mode")
-    return F.batch_norm(x, mean, variance, scale, bias, False, 0.0, node.get("epsilon", 1e-5))
+) -> Tensor | tuple[Tensor, Tensor, Tensor]:
+    """With ``training_mode`` the batch's own moments count: weight standardisation is
+    exported so, with the weights as the batch."""
+    epsilon = node.get("epsilon", 1e-5)
+    if not node.get("training_mode", 0):
+        if node.wants(1):
+            raise node.refuse("it is in training mode", "export the model in eval mode")
+        return F.batch_norm(x, mean, variance, scale, bias, False, 0.0, epsilon)
+    y = F.batch_norm(x, None, None, scale, bias, True, 0.0, epsilon)
+    if not (node.wants(1) or node.wants(2)):
+        return y
+    keep, axes = node.get("momentum", 0.9), [0, *range(2, x.ndim)]
+    now = x.mean(axes), x.var(axes, correction=0)
+    return y, mean * keep + now[0] * (1 - keep), variance * keep + now[1] * (1 - keep)
 
 
 @operator("InstanceNormalization")
@@ -235,7 +246,26 @@ def softmax(node: Node, x: Tensor) -> Tensor:
     return function(flat, dim=1).reshape(sizes)
 
 
-# --- sampling ----------------------------------------------------------------------------
+# --- sliding blocks and sampling ---------------------------------------------------------
+
+
+@operator("Col2Im", host=(1, 2))
+def fold_blocks(node: Node, x: Tensor, image: np.ndarray, block: np.ndarray) -> Tensor:
+    """Columns (batch, channels · block, places) summed back into pictures."""
+    kernel = integers(block)
+    rank = len(kernel)
+    pads = window_pads(node, integers(image), kernel)
+    if rank != 2 or not symmetric(pads):
+        raise node.refuse("only pictures with the same padding on both sides are supported")
+    return F.fold(
+        x,
+        integers(image),
+        kernel,
+        dilation=spatial(node, "dilations", rank),
+        padding=[before for before, _ in pads],
+        stride=spatial(node, "strides", rank),
+    )
+
 
 GRID_MODES = {"linear": "bilinear", "cubic": "bicubic"}
 

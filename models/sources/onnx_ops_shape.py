@@ -375,6 +375,17 @@ def one_hot(node: Node, indices: Tensor, depth: np.ndarray, values: Value) -> Te
     return torch.where(hit, on, off)
 
 
+@host_operator("OneHot")
+def host_one_hot(node: Node, indices: np.ndarray, depth: np.ndarray, values: np.ndarray) -> Any:
+    count = int(depth.item())
+    if indices.dtype == object or indices.size * count > HOST_LIMIT:
+        return NotImplemented
+    whole = indices.astype(np.int64)[..., None]
+    places = np.arange(count)
+    hit = (whole == places) | (whole + count == places)
+    return np.moveaxis(np.where(hit, values[1], values[0]), -1, node.get("axis", -1))
+
+
 @operator("Trilu", host=(1,))
 def triangle(node: Node, x: Tensor, k: np.ndarray | None = None) -> Tensor:
     offset = 0 if k is None else int(k.item())

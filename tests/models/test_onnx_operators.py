@@ -98,6 +98,8 @@ CASES = [
     Case("PRelu", X, constants=[random(3, 1, 1)], tag="channel"),
     Case("PRelu", X, constants=[random(1)], tag="one"),
     Case("Clip", X, constants=[np.float32(-0.5), np.float32(0.5)]),
+    Case("Clip", constants=[i64(-3, 4, 9), np.array(0), np.array(5)], tag="host"),
+    Case("ReduceMean", constants=[f32(1, 4, 9)], keepdims=0, tag="host"),
     Case("Clip", X, constants=[None, np.float32(0.5)], tag="high"),
     Case("Clip", X, constants=[np.float32(-0.1)], tag="low"),
     Case("Clip", X, np.array(-0.2, np.float32), np.array(0.3, np.float32), tag="tensors"),
@@ -196,6 +198,7 @@ CASES += [
     # normalisation
     Case("BatchNormalization", X, constants=[positive(3), random(3), random(3), positive(3)], epsilon=1e-3, opset=15),
     Case("BatchNormalization", random(4, 3), constants=[positive(3), random(3), random(3), positive(3)], opset=15, tag="rank2"),
+    Case("BatchNormalization", X, constants=[positive(3), random(3), random(3), positive(3)], training_mode=1, outputs=3, momentum=0.7, opset=15, tag="training"),
     Case("InstanceNormalization", X, constants=[positive(3), random(3)]),
     Case("GroupNormalization", IMAGE, constants=[positive(4), random(4)], num_groups=2, opset=21),
     Case("LayerNormalization", X, constants=[positive(5), random(5)], epsilon=1e-3),
@@ -253,6 +256,7 @@ CASES += [
     Case("NonZero", constants=[np.array([[1, 0], [1, 1]])]),
     Case("Compress", X, constants=[np.array([True, False, True])], axis=1),
     Case("OneHot", whole(2, 3, low=-4, high=6), constants=[np.array(4), f32(-1, 2)], axis=1),
+    Case("OneHot", constants=[np.array([[1, -1], [3, 7]]), np.array(4), i64(2, 5)], axis=1, tag="host"),
     Case("Trilu", random(2, 4, 5), upper=0),
     Case("Trilu", random(2, 4, 5), constants=[np.array(1)], tag="upper"),
     Case("DepthToSpace", random(2, 8, 3, 4), blocksize=2),
@@ -273,6 +277,7 @@ CASES += [
     Case("DequantizeLinear", constants=[whole(4, 3).astype(np.uint8), np.float32(0.1)], tag="weight"),
     Case("DynamicQuantizeLinear", X, outputs=3),
     # sampling
+    Case("Col2Im", random(2, 3 * 6, 12), constants=[i64(7, 8), i64(3, 2)], dilations=[1, 2], pads=[1, 0, 1, 0], strides=[2, 2], opset=18),
     Case("GridSample", IMAGE, unit(1, 5, 6, 2), opset=16),
     Case("GridSample", IMAGE, unit(1, 5, 6, 2) * 1.4, opset=20, mode="nearest", padding_mode="border", align_corners=1),
     Case("GridSample", IMAGE, unit(1, 5, 6, 2) * 1.4, opset=20, mode="cubic", padding_mode="reflection"),
