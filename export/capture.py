@@ -101,6 +101,7 @@ def capture(model: LoadedModel, graph: GraphSpec, dynamic: DynamicAxes | None = 
     """
     assert_axes_exist(graph, dynamic or {})
     axes = graph.dynamic if dynamic is None else dynamic
+    _assert_distinct("inputs", [spec.name for spec in graph.inputs])
     flat = FlatGraph(model.module, graph)
     flat.training = False  # not .eval(), which a network from a .pt2 file refuses
     example = random_inputs(graph.inputs, axes, smallest=SMALLEST_TRACED)
@@ -108,6 +109,11 @@ def capture(model: LoadedModel, graph: GraphSpec, dynamic: DynamicAxes | None = 
     with torch.no_grad():
         result = _call(flat, tensors, model.name)
     names = output_names(result, graph.outputs)
+    if not graph.outputs:
+        # A network that returns its state under the name it took it: ONNX has one name space.
+        taken = {identifier(spec.name) for spec in graph.inputs}
+        names = tuple(f"{name}_out" if name in taken else name for name in names)
+    _assert_distinct("outputs", names)
     exported = _export(flat, tensors, graph, axes)
     return _program(exported, graph, names, axes)
 
@@ -140,6 +146,15 @@ def assert_axes_exist(graph: GraphSpec, dynamic: DynamicAxes) -> None:
                 )
 
 
+def _assert_distinct(what: str, names: Sequence[str]) -> None:
+    clean = [identifier(name) for name in names]
+    if twice := [name for name, seen in zip(names, clean, strict=True) if clean.count(seen) > 1]:
+        raise UsageError(
+            f"the {what} {', '.join(twice)} cannot be told apart",
+            f"runtimes know them all as {identifier(twice[0])}",
+        )
+
+
 def output_names(result: Any, wanted: Sequence[str]) -> tuple[str, ...]:
     """Names of the flat outputs: ``wanted``, else the keys that the network itself gives."""
     named, _ = pytree.tree_flatten_with_path(_plain(result))
@@ -159,7 +174,10 @@ def output_names(result: Any, wanted: Sequence[str]) -> tuple[str, ...]:
 
 def _key(part: Any) -> str:
     index = getattr(part, "idx", None)
-    return f"output_{index}" if index is not None else identifier(str(getattr(part, "key", part)))
+    if index is not None:
+        return f"output_{index}"
+    # A dictionary's key, or a dataclass' field.
+    return identifier(str(getattr(part, "key", getattr(part, "name", part))))
 
 
 def _export(
