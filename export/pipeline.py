@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import importlib.resources
 import platform
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 
 from edgekit.bundle import BundleWriter
-from edgekit.errors import EdgekitError, MissingBackendError
+from edgekit.errors import BundleError, EdgekitError, MissingBackendError, UnsupportedError
 from edgekit.manifest import Artifact, Graph, Manifest, ModelInfo, Verification
 
 from ..models.counting import count_macs, count_parameters
@@ -28,7 +29,7 @@ from .real_samples import real_samples
 from .reference import Reference, compute, save_reference
 from .samples import Sample, random_inputs, sizes
 from .targets import Lowered, Target
-from .targets.base import shorten
+from .targets.base import refuse, shorten
 from .verify import REJECTED, restored, verify_artifact
 
 Progress = Callable[[str], None]
@@ -170,9 +171,8 @@ def export_graph(
             notes=lowered.notes,
         )
     except EdgekitError as error:
-        # A fresh artifact that its runtime refuses is not damaged: the target cannot do it.
-        code = 4 if error.exit_code in (1, 7) else error.exit_code
-        changed = {**_reason(error), "status": "failed", "exit_code": code}
+        refused = _refused_by_runtime(target, captured.program, error)
+        changed = {**_reason(refused), "status": "failed"}
         return _reject(writer.root, artifact.model_copy(update=changed))
     artifact = artifact.model_copy(
         update={
@@ -203,6 +203,15 @@ def _failed(
     if options.allow_drift:
         return changed
     return _reject(writer.root, changed.model_copy(update={"status": "failed", "exit_code": 5}))
+
+
+def _refused_by_runtime(target: Target, program: Program, error: EdgekitError) -> EdgekitError:
+    """A fresh artifact that its runtime refuses is not damaged: the target cannot do it."""
+    if found := re.search(r"\b(?:aten|dim_order_ops)::([\w.]+)", str(error)):
+        return refuse(target.name, program, found[1], f"{target.runtime} has no kernel for it")
+    if isinstance(error, BundleError) or type(error) is EdgekitError:
+        return UnsupportedError(error.what, error.why)
+    return error
 
 
 def _reason(error: Exception) -> dict[str, object]:

@@ -11,11 +11,15 @@ from .fold_batchnorm import FoldBatchNorm
 from .fold_constants import FoldConstants
 from .remove_dead_code import RemoveDeadCode
 from .remove_noops import RemoveNoops
+from .rewrite_attention import RewriteAttention
+from .rewrite_col2im import RewriteCol2im
 
 # Weight arithmetic (standardised convolutions) is folded before batch norm looks for weights.
 PIPELINE: tuple[type[Pass], ...] = (
     Decompose,
     RemoveNoops,
+    RewriteAttention,
+    RewriteCol2im,
     FoldConstants,
     RemoveDeadCode,
     FoldBatchNorm,
@@ -31,6 +35,8 @@ __all__ = [
     "PassError",
     "RemoveDeadCode",
     "RemoveNoops",
+    "RewriteAttention",
+    "RewriteCol2im",
     "run_pipeline",
 ]
 

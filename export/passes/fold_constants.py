@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 from torch.fx import Node
 from torch.utils import _pytree as pytree
 
 from .base import Pass, in_place_operators
-from .surgery import constant_of, copy_graph, mutated_names, rebuild
+from .surgery import add_constant, constant_of, copy_graph, mutated_names, rebuild
 
 # Folding may trade arithmetic for bytes, but not a scalar for megabytes.
 GROWTH_LIMIT = 4
@@ -91,23 +90,8 @@ def _store(
     program: ExportedProgram, module: torch.fx.GraphModule, found: dict[Node, torch.Tensor]
 ) -> ExportedProgram:
     specs = list(program.graph_signature.input_specs)
-    placeholders = module.graph.find_nodes(op="placeholder")
-    users = [i for i, spec in enumerate(specs) if spec.kind is InputKind.USER_INPUT]
-    position = users[0] if users else len(specs)
-    anchor = placeholders[position] if users else _after_placeholders(module)
     constants = dict(program.constants)
-    added = []
     for node, value in found.items():
-        with module.graph.inserting_before(anchor):
-            placeholder = module.graph.placeholder(f"c_folded_{node.name}")
-        placeholder.meta = {**node.meta, "val": node.meta["val"]}
-        constants[name := f"folded.{node.name}"] = value
-        argument = TensorArgument(name=placeholder.name)
-        added.append(InputSpec(InputKind.CONSTANT_TENSOR, argument, name))
+        placeholder = add_constant(module, specs, constants, f"folded_{node.name}", value)
         node.replace_all_uses_with(placeholder)
-    specs[position:position] = added
     return rebuild(program, module, constants=constants, inputs=specs)
-
-
-def _after_placeholders(module: torch.fx.GraphModule) -> Node:
-    return next(node for node in module.graph.nodes if node.op != "placeholder")

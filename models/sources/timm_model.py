@@ -17,6 +17,7 @@ from ..spec import GraphSpec, InputSpec, LoadedModel
 from . import RANDOM, SEED, SourceOptions, refuse_resolution
 
 IMAGENET_CLASSES = 1000
+ZERO_FILL_STD = 0.02  # as transformers initialise what they do not set to zero
 
 # torchvision's own operators; beside a torch of another build its library does not load and
 # its Python part then fails on the first that is missing. timm's models use none of them.
@@ -117,12 +118,29 @@ def _create(timm: ModuleType, name: str, options: SourceOptions) -> tuple[Any, s
         except Exception as error:
             what = f"timm cannot make {name}" + (" with its own weights" if pretrained else "")
             raise InputError(what, f"{type(error).__name__}: {error}") from error
-    if options.weights in (None, "random", "pretrained"):
-        return module, "pretrained (timm)" if pretrained else RANDOM
+    if pretrained:
+        return module, "pretrained (timm)"
+    if options.weights in (None, "random"):
+        _fill_zeros(module)
+        return module, RANDOM
     from ..weights import apply_checkpoint, load_checkpoint
 
     apply_checkpoint(module, load_checkpoint(options.weights), options.weights)
     return module, options.weights.replace("\\", "/").rsplit("/", 1)[-1]
+
+
+def _fill_zeros(module: torch.nn.Module) -> None:
+    """Give every parameter that is all zero seeded random values.
+
+    For training, many networks start with heads, biases and residual scales of zero; such
+    a network answers zero to everything, and comparing zeros would prove nothing.
+    """
+    generator = torch.Generator().manual_seed(SEED)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if not parameter.any():
+                values = torch.randn(parameter.shape, generator=generator)
+                parameter.copy_(ZERO_FILL_STD * values)
 
 
 def _takes_image_size(timm: ModuleType, name: str) -> bool:

@@ -7,6 +7,7 @@ runs the same file with ExecuTorch's C++ runtime.
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any, ClassVar, Final
@@ -14,13 +15,14 @@ from typing import Any, ClassVar, Final
 import numpy as np
 
 from edgekit.bundle import Files
-from edgekit.errors import BundleError, MissingBackendError
+from edgekit.errors import BundleError, MissingBackendError, UnsupportedError
 from edgekit.manifest import Artifact, Graph
 
 from .base import Session, failed, first_reason, refused
 from .native_output import captured_stderr
 
 _METHOD: Final = "forward"
+_MISSING: Final = re.compile(r"Missing operator: \[\d+\] (\S+)")
 
 
 class _Pool:
@@ -83,6 +85,11 @@ class ExecuTorchSession(Session):
                     raise BundleError(f"{self._file} has no method {_METHOD!r}")
                 self._method = program.load_method(_METHOD)
             except RuntimeError as e:
+                if missing := _MISSING.findall(said()):
+                    raise UnsupportedError(
+                        f"executorch has no kernel for {', '.join(dict.fromkeys(missing))}",
+                        f"{self._file} was lowered for a build that has one",
+                    ) from e
                 reason = said().strip().rpartition("] ")[2]
                 raise refused(self.runtime, self._file, RuntimeError(reason or str(e))) from e
         self._program, self._generation = program, generation
