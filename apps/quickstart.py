@@ -24,6 +24,7 @@ from edgekit.manifest import Artifact
 from ..devices.sample_input import installed_photograph
 from ..runtimes import available, load, tasks
 from ..runtimes.tasks.classification import Prediction
+from ..runtimes.tasks.pictures import decode
 
 MODEL = "efficientnet-lite0"
 OUT = Path("bundles") / MODEL
@@ -44,7 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-o", "--out", type=Path, default=OUT, help="where the bundle goes")
     options = parser.parse_args(arguments)
     try:
-        return show(options.photo or shipped_photograph(), options.out)
+        photo = options.photo or shipped_photograph()
+        decode(photo)  # a picture that cannot be read ends it here, not after a minute
+        return show(photo, options.out)
     except EdgekitError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
