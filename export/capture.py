@@ -189,6 +189,8 @@ def _export(
     try:
         with torch.no_grad(), _quiet():
             return torch.export.export(flat, tensors, dynamic_shapes=shapes, strict=False)
+    except EdgekitError:
+        raise
     except Exception as error:
         raise UnsupportedError(
             "torch.export cannot capture the network",

@@ -51,29 +51,38 @@ def describe_node(node: Node) -> str:
 
     For example ``aten.conv2d.default (conv2d_3) in stages.0.depth_conv at models/net.py:41``.
     """
-    text = f"{node.target} ({node.name})"
-    if path := module_path(node):
-        text += f" in {path}"
-    if line := source_line(node):
-        text += f" at {line}"
-    return text
+    return describe_place(str(node.target), node.name, module_path(node), source_line(node))
+
+
+def describe_place(operator: str, name: str, module: str, line: str) -> str:
+    """``operator (name) in module at line``, without what is not known."""
+    text = f"{operator} ({name})"
+    if module:
+        text += f" in {module}"
+    return f"{text} at {line}" if line else text
 
 
 def module_path(node: Node) -> str:
     """Dotted path of the innermost module that the node came from, or an empty string."""
     stack = node.meta.get("nn_module_stack") or {}
     paths = [entry[0] if isinstance(entry, tuple) else str(entry) for entry in stack.values()]
-    innermost = paths[-1] if paths else ""
-    # Capture wraps the user's network in a module that calls it `model`.
-    return innermost.removeprefix("model").removeprefix(".")
+    return without_wrapper(paths[-1]) if paths else ""
+
+
+def without_wrapper(path: str) -> str:
+    """A module's path in the user's network, which capture wraps and calls ``model``."""
+    return path.removeprefix("model").removeprefix(".")
 
 
 def source_line(node: Node) -> str:
     """``file:line`` of the innermost frame outside torch, or an empty string."""
+    return own_line(node.meta.get("stack_trace") or "")
+
+
+def own_line(stack_trace: str) -> str:
+    """``file:line`` of the innermost frame outside torch in a formatted stack trace."""
     frames = [
-        line.strip()
-        for line in (node.meta.get("stack_trace") or "").splitlines()
-        if line.strip().startswith('File "')
+        line.strip() for line in stack_trace.splitlines() if line.strip().startswith('File "')
     ]
     own = [frame for frame in frames if "/torch/" not in frame.replace("\\", "/")]
     if not (own or frames):

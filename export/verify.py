@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from edgekit.bundle import Files
-from edgekit.errors import EdgekitError, InputError, MissingBackendError
+from edgekit.errors import EdgekitError, InputError, MissingBackendError, ParityError
 from edgekit.manifest import Artifact, Graph, Level, Metrics, Verification
 from edgekit.metrics import compare, worst
 
@@ -106,7 +106,7 @@ def run_sample(session: Session, inputs: Mapping[str, np.ndarray]) -> dict[str, 
 
 def _compare(name: str, actual: np.ndarray, wanted: np.ndarray) -> Metrics:
     if actual.shape != wanted.shape:
-        raise EdgekitError(
+        raise ParityError(
             f"output {name} has shape {list(actual.shape)}",
             f"the network gives {list(wanted.shape)}",
         )

@@ -33,8 +33,9 @@ CAPABILITIES: Final = ("8.0", "8.6", "8.9", "12.0")
 
 @dataclass(frozen=True)
 class Problem:
-    """Why the ONNX parser refused: the operator, the ONNX node, and its words."""
+    """Why the ONNX parser refused: operator, node and its words; index -1 if it does not say."""
 
+    index: int
     operator: str
     node: str
     why: str
@@ -148,8 +149,10 @@ def _parse(trt: ModuleType, network: Any, onnx: Path, said: _Log) -> None:
     problems = []
     for index in range(parser.num_errors):
         error = parser.get_error(index)
-        problems.append(Problem(error.node_operator(), error.node_name(), error.desc()))
-    first = problems[0] if problems else Problem("", "", said.last())
+        # Where it does not name the operator, the function that refused it does.
+        operator = error.node_operator() or (error.func() or "").removeprefix("import")
+        problems.append(Problem(error.node(), operator, error.node_name(), error.desc()))
+    first = problems[0] if problems else Problem(-1, "", "", said.last())
     raise ParserRefusedError(
         f"tensorrt does not take the operator {first.operator} (node {first.node})",
         first.why,

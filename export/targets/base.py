@@ -95,7 +95,7 @@ def refuse(target: str, program: Program, operator: str, why: str) -> Unsupporte
 
 def find_operator(program: Program, operator: str) -> str:
     """The first node of the common graph that ``operator`` (any spelling) names, described."""
-    words = [w for w in re.split(r"[^A-Za-z0-9_]+", operator) if w not in ("aten", "edge", "ops")]
+    words = [w for w in re.split(r"\W+", operator) if w not in ("", "aten", "edge", "ops")]
     if not words:
         return ""
     nodes = [node for node in program.exported.graph.nodes if node.op == "call_function"]

@@ -102,7 +102,11 @@ def _explain(program: Program, error: Exception) -> UnsupportedError:
             rest = text.split(marker, 1)[1]
             operator = rest.split("'")[0] if marker.endswith("'") else rest.split(", kind ")[-1]
             return refuse("coreml", program, operator.split()[0].strip("',."), text)
-    for pattern in (r'Layer "(\w+)", with type', r'op "?([\w.]+)"? .*?\((?:op_type|op type): ?\w+'):
+    for pattern in (
+        r'Layer "(\w+)", with type',
+        r"node (\w+) \(\w+\) got",
+        r'op "?([\w.]+)"? .*?\((?:op_type|op type): ?\w+',
+    ):
         if found := re.search(pattern, text):
             return refuse("coreml", program, found.group(1), text)
     return UnsupportedError(

@@ -113,6 +113,7 @@ def _explain(program: Program, error: Exception) -> UnsupportedError:
     patterns = (
         r"[Mm]issing out variants?: \{?'?([\w:.]+)",
         r"Operator torch\._ops\.([\w.]+) is not Aten Canonical",
+        r"Operator: <EdgeOpOverload: ([\w.]+)>",
         r"([\w]+::[\w.]+) is not",
     )
     for pattern in patterns:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import logging
@@ -13,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 from edgekit.errors import UnsupportedError
 
-from ..program import Program
+from ..program import Program, describe_place, own_line, without_wrapper
 from .base import refuse, shorten
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ OPSET = 20
 
 # Three targets lower the same program: convert it once.
 _models: WeakKeyDictionary[object, onnx_ir.Model] = WeakKeyDictionary()
+_origins: WeakKeyDictionary[onnx_ir.Model, list[str]] = WeakKeyDictionary()
 
 
 def to_onnx(program: Program) -> onnx_ir.Model:
@@ -58,8 +60,28 @@ def _convert(program: Program) -> onnx_ir.Model:
             )
     except Exception as error:
         raise _explain(program, error) from error
+    _origins[result.model] = [_origin(node) for node in result.model.graph]
     _strip(result.model)
     return result.model
+
+
+def origin_of(model: onnx_ir.Model, index: int) -> str:
+    """Where the ``index``-th node of the graph comes from: operator, module, source line."""
+    origins = _origins.get(model, [])
+    return origins[index] if 0 <= index < len(origins) else ""
+
+
+def _origin(node: onnx_ir.Node) -> str:
+    """What the exporter noted of a node; it names this machine, so it is not kept in the file."""
+    known = node.metadata_props
+    if "pkg.torch.onnx.class_hierarchy" not in known:
+        return ""
+    operator = ast.literal_eval(known["pkg.torch.onnx.class_hierarchy"])[-1]
+    scopes = ast.literal_eval(known.get("pkg.torch.onnx.name_scopes", "[]"))
+    module = without_wrapper(scopes[-2]) if len(scopes) > 1 else ""
+    name = scopes[-1] if scopes else node.name or ""
+    line = own_line(known.get("pkg.torch.onnx.stack_trace", ""))
+    return describe_place(operator, name, module, line)
 
 
 @contextlib.contextmanager

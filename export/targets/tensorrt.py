@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgekit.errors import MissingBackendError, UnsupportedError
 from edgekit.manifest import Level
@@ -12,10 +13,13 @@ from ...runtimes import tensorrt_build
 from ...runtimes.tensorrt_build import CAPABILITIES, ParserRefusedError, build_engine
 from ..passes.cast_precision import cast_precision
 from ..program import Program
-from .base import Lowered, Target, find_operator, shorten
+from .base import Lowered, Target, shorten
 from .need import need
 from .onnx import check_onnx, save_onnx
-from .onnx_graph import OPSET, count_operators, to_onnx
+from .onnx_graph import OPSET, count_operators, origin_of, to_onnx
+
+if TYPE_CHECKING:
+    import onnx_ir
 
 ENGINE = "rtx.engine"
 RECIPE = "recipe.json"
@@ -70,7 +74,7 @@ class TensorRTTarget(Target):
                 "rtx", folder / "model.onnx", program.inputs, program.dynamic, CAPABILITIES
             )
         except ParserRefusedError as error:
-            raise _explain(program, error) from error
+            raise _explain(to_onnx(program), error) from error
         (folder / ENGINE).write_bytes(engine)
         entry = {
             "file": ENGINE,
@@ -84,17 +88,18 @@ class TensorRTTarget(Target):
         return [entry], notes
 
 
-def _explain(program: Program, error: ParserRefusedError) -> UnsupportedError:
+def _explain(model: onnx_ir.Model, error: ParserRefusedError) -> UnsupportedError:
     if not error.problems:
         return error
     first = error.problems[0]
-    # ONNX nodes are called node_<name> after the node of the common graph they come from.
-    place = find_operator(program, first.node.removeprefix("node_")) or find_operator(
-        program, first.operator
-    )
+    kinds = [node.op_type for node in model.graph]
+    index = first.index
+    if index < 0 and first.operator in kinds:
+        index = kinds.index(first.operator)
+    place = origin_of(model, index)
     return UnsupportedError(
-        f"tensorrt does not take the operator {first.operator}"
-        + (f", from {place}" if place else f" (node {first.node})"),
+        f"tensorrt does not support {kinds[index] if index >= 0 else first.operator}"
+        + (f", from {place}" if place else ""),
         shorten(first.why),
         "leave the target out, or rewrite the operator in the model",
     )
