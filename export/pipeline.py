@@ -99,10 +99,11 @@ def write_bundle(
         UnsupportedError: the network cannot be captured.
     """
     with BundleWriter(out) as writer:
-        graphs = []
+        graphs, programs = [], []
         for spec in model.graphs:
             progress(f"capturing {spec.name}")
             captured = capture_graph(model, spec, options)
+            programs.append(captured.program)
             artifacts = []
             for target in targets:
                 progress(f"{target.name}: lowering and verifying")
@@ -114,7 +115,7 @@ def write_bundle(
         progress("writing the bundle")
         manifest = Manifest(
             edgekit=_version("edgekit-toolkit") or "0",
-            model=_describe(model),
+            model=_describe(model, programs),
             task=model.task,
             precision=options.precision,
             drift_allowed=options.allow_drift,
@@ -261,7 +262,7 @@ def _reject(root: Path, artifact: Artifact) -> Artifact:
     )
 
 
-def _describe(model: LoadedModel) -> ModelInfo:
+def _describe(model: LoadedModel, programs: Sequence[Program]) -> ModelInfo:
     return ModelInfo(
         name=model.name,
         source=model.source,
@@ -269,19 +270,19 @@ def _describe(model: LoadedModel) -> ModelInfo:
         weights=model.weights,
         weights_sha256=state_digest(model.module),
         parameters=count_parameters(model.module),
-        macs=model.macs or _macs(model),
+        macs=model.macs or _macs(programs),
         paper=model.paper,
         licence=model.licence,
     )
 
 
-def _macs(model: LoadedModel) -> int | None:
+def _macs(programs: Sequence[Program]) -> int | None:
+    """Multiply-accumulates of all graphs at their example shapes."""
     total = 0
-    for spec in model.graphs:
-        tensors = [torch.from_numpy(array) for array in random_inputs(spec.inputs).values()]
+    for program in programs:
         try:
-            total += count_macs(FlatGraph(model.module, spec), *tensors)
-        except (RuntimeError, TypeError, ValueError):
+            total += count_macs(program.exported.module(), *program.example_inputs())
+        except (AssertionError, RuntimeError, TypeError, ValueError):
             return None  # a figure of merit, not worth failing an export for
     return total
 
