@@ -34,7 +34,7 @@ class ExecuTorchTarget(Target):
     def lower(self, program: Program, precision: str, folder: Path) -> Lowered:
         ready = cast_precision(program, precision)
         try:
-            with _quiet():
+            with _quiet(), _shared_history():
                 from executorch.backends.xnnpack.partition.xnnpack_partitioner import (
                     XnnpackPartitioner,
                 )
@@ -68,6 +68,23 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(previous)
+
+
+@contextlib.contextmanager
+def _shared_history() -> Iterator[None]:
+    """Let nodes share the record of the passes that they went through.
+
+    fx copies that record, deeply, for every node in every one of ExecuTorch's some fifty
+    passes, and each pass makes it longer. It is never changed, so sharing it is safe; it
+    saves a fifth of the time (34 s to 27 s of CPU for CPUBone-B0).
+    """
+    from torch.fx.traceback import NodeSource
+
+    NodeSource.__deepcopy__ = lambda self, memo: self
+    try:
+        yield
+    finally:
+        del NodeSource.__deepcopy__
 
 
 # Bookkeeping nodes that compute nothing.
