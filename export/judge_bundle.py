@@ -74,7 +74,8 @@ def judge_bundle(
             if targets and artifact.target not in targets:
                 continue
             verdict = _judge(bundle, graph, artifact, reference, tolerance)
-            if locate and captured and verdict.exit_code == ParityError.exit_code:
+            departs = verdict.exit_code == ParityError.exit_code and verdict.verify is not None
+            if locate and captured and departs:
                 found = _locate(bundle, graph, artifact, captured)
                 verdict = replace(verdict, located=found.describe())
             verdicts.append(verdict)
@@ -117,7 +118,9 @@ def _judge(
                 tolerance=tolerance,
             )
     except EdgekitError as error:
-        return replace(verdict, status="failed", reason=str(error), exit_code=error.exit_code)
+        # What a runtime refused when it was made is not damaged: the target cannot do it.
+        code = artifact.exit_code or error.exit_code
+        return replace(verdict, status="failed", reason=str(error), exit_code=code)
     if check.passed:
         return replace(verdict, verify=check, effective_precision=precision)
     return replace(

@@ -27,7 +27,8 @@ from edgekit.metrics import compare, worst
 from ..quant.precision import failures, thresholds
 from .passes.surgery import constant_of, copy_graph, rebuild
 from .program import Program, module_path, source_line
-from .verify import open_session
+from .reference import Reference
+from .verify import judge, open_session
 
 if TYPE_CHECKING:
     from .pipeline import Captured
@@ -77,18 +78,48 @@ def locate(
         target: what made the artifact. captured: its program and reference.
         files, graph, artifact: the artifact as emitted, under its original names.
     """
-    sample = captured.reference.samples[0].inputs
-    expected = node_values(captured.program, sample)
     bounds = thresholds(artifact.precision)
-    probe = _Probe(target, captured.program, artifact.precision, sample, expected, bounds)
     try:
-        if astray := _outside_the_graph(captured, expected, bounds):
+        index = _telling(target, captured, files, graph, artifact)
+        sample = captured.reference.samples[index].inputs
+        expected = node_values(captured.program, sample)
+        probe = _Probe(target, captured.program, artifact.precision, sample, expected, bounds)
+        if astray := _outside_the_graph(captured, index, expected, bounds):
             return astray
-        if tapped := target.tap(files, artifact, list(expected), sample):
+        if tapped := _tap(target, captured.program, files, artifact, sample, expected):
             return probe.first_departure(tapped)
         return probe.bisect()
     except MissingBackendError as error:
         return Location(how=f"not located: {error}")
+
+
+def _telling(
+    target: Target, captured: Captured, files: Files, graph: Graph, artifact: Artifact
+) -> int:
+    """Index of the sample on which the artifact departs most: not every input shows a fault."""
+    reference = captured.reference
+    with open_session(files, graph, artifact, target.runtime) as session:
+        errors = [
+            judge(session, Reference((sample,), (outputs,)))[0].nmse
+            for sample, outputs in zip(reference.samples, reference.outputs, strict=True)
+        ]
+    return int(np.argmax(errors))
+
+
+def _tap(
+    target: Target,
+    program: Program,
+    files: Files,
+    artifact: Artifact,
+    sample: Mapping[str, np.ndarray],
+    expected: Mapping[str, np.ndarray],
+) -> dict[str, np.ndarray]:
+    """Values inside the artifact by node; a node that is an output has the output's name there."""
+    outputs = program.exported.graph_signature.user_outputs
+    called = {node: spec.name for node, spec in zip(outputs, program.outputs, strict=True)}
+    emitted = {called.get(node, node): node for node in expected}
+    tapped = target.tap(files, artifact, list(emitted), sample)
+    return {emitted[name]: value for name, value in tapped.items()}
 
 
 def node_values(program: Program, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -117,12 +148,15 @@ def node_values(program: Program, inputs: Mapping[str, np.ndarray]) -> dict[str,
 
 
 def _outside_the_graph(
-    captured: Captured, values: Mapping[str, np.ndarray], bounds: Mapping[str, float]
+    captured: Captured,
+    sample: int,
+    values: Mapping[str, np.ndarray],
+    bounds: Mapping[str, float],
 ) -> Location | None:
     """Whether the common graph itself is not the network any more."""
     outputs = captured.program.exported.graph_signature.user_outputs
     for spec, node in zip(captured.program.outputs, outputs, strict=True):
-        wanted = captured.reference.outputs[0][spec.name]
+        wanted = captured.reference.outputs[sample][spec.name]
         if node in values and failures(compare(values[node], wanted), bounds):
             return Location(
                 how=f"the common graph departs before any target, at output {spec.name}"
@@ -244,7 +278,10 @@ def cut(program: Program, names: Sequence[str]) -> Program:
         TensorSpec(
             name=f"value_{index}",
             dtype=str(nodes[name].meta["val"].dtype).removeprefix("torch."),
-            shape=tuple(nodes[name].meta["val"].shape),
+            shape=tuple(
+                size if isinstance(size, int) else str(size)
+                for size in nodes[name].meta["val"].shape
+            ),
         )
         for index, name in enumerate(names)
     )

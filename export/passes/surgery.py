@@ -96,12 +96,9 @@ def _calls(program: ExportedProgram, outputs: Sequence[OutputSpec] | None) -> li
     if outputs is None:
         return program.module_call_graph
     root = program.module_call_graph[0]
-    signature = replace(
-        root.signature,
-        outputs=[spec.arg for spec in outputs],
-        out_spec=pytree.tree_structure(tuple(range(len(outputs)))),
-    )
-    return [replace(root, signature=signature)]
+    # The root lists no outputs of its own: names there do not follow later decompositions.
+    tree = pytree.tree_structure(tuple(range(len(outputs))))
+    return [replace(root, signature=replace(root.signature, outputs=[], out_spec=tree))]
 
 
 def constant_of(program: ExportedProgram) -> dict[str, torch.Tensor]:
