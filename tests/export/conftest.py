@@ -15,17 +15,21 @@ from edgekit.export.capture import capture  # noqa: E402
 from edgekit.models.sources import SourceOptions  # noqa: E402
 from edgekit.models.sources.python_callable import describe_inputs, from_module  # noqa: E402
 
-from . import nets  # noqa: E402
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+SOURCE = "tests/export/nets.py:tiny"
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _light() -> Iterator[None]:
-    """One thread, and ONNX's table of translations read once, not for every conversion."""
+def _light(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One thread, nothing in the user's own folders, and ONNX's table of translations read
+    once, not for every conversion."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     # pytest's log capture would make torch write its whole trace of every capture.
     logging.getLogger("torch.__trace").propagate = False
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGEKIT_HOME", str(tmp_path_factory.mktemp("home")))
+        patch.delenv("EDGEKIT_TRACEBACK", raising=False)
         try:
             from onnxscript._framework_apis import torch_2_5
 
@@ -35,13 +39,6 @@ def _light() -> Iterator[None]:
             pass  # another onnxscript: slower, and all the same
         yield
     torch.set_num_threads(threads)
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of these tests lands in the user's own folders."""
-    monkeypatch.setenv("EDGEKIT_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("EDGEKIT_TRACEBACK", raising=False)
 
 
 @pytest.fixture(scope="session")
@@ -67,12 +64,28 @@ def captured(loaded: Callable) -> Callable:
 
 
 @pytest.fixture(scope="session")
-def everywhere(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """The tiny network on all five targets: ``bundle``, ``result``, ``manifest``."""
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable:
+    """``exported(targets, **options)``: the tiny network in a bundle of its own, opened:
+    ``path``, ``result``, ``manifest``, and ``artifact(target)``."""
     from edgekit.bundle import Bundle
     from edgekit.export import export
 
-    out = tmp_path_factory.mktemp("everywhere") / "tiny"
-    result = export(nets.tiny(), ["all"], out, report=False)
-    with Bundle.open(out) as bundle:
-        return SimpleNamespace(bundle=out, result=result, manifest=bundle.manifest)
+    def make(targets=("all",), **options):
+        out = tmp_path_factory.mktemp("exported") / "tiny"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(REPOSITORY)  # what is typed as MODEL is in the manifest
+            result = export(SOURCE, targets, out, **{"report": False, **options})
+        with Bundle.open(out) as bundle:
+            manifest = bundle.manifest
+        artifacts = {a.target: a for a in manifest.graphs[0].artifacts}
+        return SimpleNamespace(
+            path=out, result=result, manifest=manifest, artifact=artifacts.__getitem__
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def everywhere(exported: Callable) -> SimpleNamespace:
+    """The tiny network on all five targets, with a report."""
+    return exported(report=True)
