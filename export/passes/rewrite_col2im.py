@@ -21,8 +21,8 @@ class RewriteCol2im(Pass):
            transposed convolution in C groups whose weight is one-hot: patch element (i, j)
            goes to position (i, j), and overlaps add up.
 
-    Must not touch unbatched input, dynamic sizes, or patches whose grid leaves a remainder
-    larger than a transposed convolution's output padding may be (stride - 1).
+    Must not touch unbatched input or dynamic sizes. What the grid of patches leaves of the
+    picture at the far edges becomes the transposed convolution's output padding.
     """
 
     name = "rewrite_col2im"

@@ -7,6 +7,7 @@ import warnings
 import torch
 from torch.export import ExportedProgram
 
+from .split_before_view import SplitBeforeView
 from .surgery import rename_user_inputs, user_inputs
 
 
@@ -15,9 +16,11 @@ def rewrite_for_coreml(program: ExportedProgram) -> ExportedProgram:
 
     Rules:
         1. An operator that coremltools knows by name stays.
-        2. Any other that torch can express in core ATen operators is decomposed; what is
+        2. Views of more than five dimensions are avoided (:class:`.SplitBeforeView`).
+        3. Any other that torch can express in core ATen operators is decomposed; what is
            left after that is reported by the converter, by name.
     """
+    program = SplitBeforeView()(program)
     known = _known_operators()
     table = torch.export.default_decompositions()
     unknown = {
