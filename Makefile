@@ -9,6 +9,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# What is installed, by its metadata: importing torch takes seconds.
+TORCH := $(BIN)/python -c 'from importlib.metadata import version; print(version("torch"))'
 SAY := @printf '%s\n'
 
 # The two stamps are newer than what they were made from, or are made again.
@@ -56,10 +58,10 @@ $(BIN)/python:
 # torch comes first and alone: what is installed after it must take the one that is there.
 $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
 	$(SAY) 'Installing PyTorch (once; some hundred MB)'
-	@$(PIP) install -q -c constraints.txt torch==2.13.0
-	@$(BIN)/python -c 'import torch; print(torch.__version__)' > $(VENV)/.torch
+	@$(PIP) install -q --use-pep517 -c constraints.txt torch==2.13.0
+	@$(TORCH) > $(VENV)/.torch
 	$(SAY) 'Installing edgekit and its back ends (once; about 1 GB)'
-	@$(PIP) install -q -c constraints.txt -e '.[dev]'
+	@$(PIP) install -q --use-pep517 -c constraints.txt -e '.[dev]'
 	@$(MAKE) --no-print-directory same-torch
 	@touch $@
 
@@ -67,14 +69,14 @@ $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
 # timm needs beside them is there already, or is named here.
 $(TESTABLE): $(INSTALLED)
 	$(SAY) 'Installing timm for the tests'
-	@$(PIP) install -q -c constraints.txt pyyaml huggingface_hub safetensors
-	@$(PIP) install -q -c constraints.txt --no-deps torchvision==0.28.0 timm
+	@$(PIP) install -q --use-pep517 -c constraints.txt pyyaml huggingface_hub safetensors
+	@$(PIP) install -q --use-pep517 -c constraints.txt --no-deps torchvision==0.28.0 timm
 	@$(MAKE) --no-print-directory same-torch
 	@touch $@
 
 .PHONY: same-torch
 same-torch:
-	@now=$$($(BIN)/python -c 'import torch; print(torch.__version__)'); \
+	@now=$$($(TORCH)); \
 	before=$$(cat $(VENV)/.torch); \
 	if [ "$$now" != "$$before" ]; then \
 	  echo "an installed package replaced torch $$before by $$now. Next: make clean" >&2; exit 1; \
