@@ -9,6 +9,7 @@ from edgekit.errors import InputError, MissingBackendError, UsageError
 
 from ..spec import GraphSpec, InputSpec, LoadedModel
 from . import RANDOM, SEED, SourceOptions, refuse_resolution
+from .vision_operators import declare_vision_operators
 
 TEXT_LENGTH = 16
 SAMPLES = 16000  # one second of speech at 16 kHz
@@ -31,6 +32,7 @@ def load_hf(text: str, options: SourceOptions) -> LoadedModel:
         raise MissingBackendError(
             "transformers is not installed", str(error), 'pip install "edgekit-toolkit[hf]"'
         ) from error
+    declare_vision_operators()
     refuse_resolution(text, options)
     place = text.removeprefix("hf:")
     config = _read_config(transformers, place)
@@ -57,9 +59,7 @@ def _read_config(transformers: Any, place: str) -> Any:
 def _build(transformers: Any, place: str, config: Any, options: SourceOptions) -> tuple[Any, str]:
     import torch
 
-    names = config.architectures or []
-    kind = getattr(transformers, names[0], None) if names else None
-    kind = kind or transformers.AutoModel
+    kind = _class_of(transformers, config)
     arguments = {"config": config, "attn_implementation": "eager"}
     if options.weights == "random":
         with torch.random.fork_rng(devices=[]):
@@ -83,6 +83,17 @@ def _build(transformers: Any, place: str, config: Any, options: SourceOptions) -
             "give a folder with model.safetensors, or --weights random",
         ) from error
     return model, f"{Path(place).name} (safetensors)"
+
+
+def _class_of(transformers: Any, config: Any) -> Any:
+    names = config.architectures or []
+    try:
+        kind = getattr(transformers, names[0], None) if names else None
+    except ImportError as error:
+        raise MissingBackendError(
+            f"transformers cannot import {names[0]}", str(error.__cause__ or error)
+        ) from error
+    return kind or transformers.AutoModel
 
 
 def _inputs(module: Any, config: Any, text: str) -> tuple[InputSpec, ...]:

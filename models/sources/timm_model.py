@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 from importlib.util import find_spec
 from types import ModuleType
@@ -15,30 +14,10 @@ from edgekit.manifest import TaskInfo
 
 from ..spec import GraphSpec, InputSpec, LoadedModel
 from . import RANDOM, SEED, SourceOptions, refuse_resolution
+from .vision_operators import declare_vision_operators
 
 IMAGENET_CLASSES = 1000
 ZERO_FILL_STD = 0.02  # as transformers initialise what they do not set to zero
-
-# torchvision's own operators; beside a torch of another build its library does not load and
-# its Python part then fails on the first that is missing. timm's models use none of them.
-_VISION_OPERATORS = {
-    name: "(Tensor self) -> Tensor"
-    for name in (
-        "nms",
-        "roi_align",
-        "roi_pool",
-        "ps_roi_align",
-        "ps_roi_pool",
-        "deform_conv2d",
-        "_roi_align_backward",
-        "_roi_pool_backward",
-        "_ps_roi_align_backward",
-        "_ps_roi_pool_backward",
-        "_deform_conv2d_backward",
-        "qnms",
-        "qroi_align",
-    )
-}
 
 
 def load_timm(text: str, options: SourceOptions) -> LoadedModel:
@@ -74,7 +53,7 @@ def import_timm() -> ModuleType:
     """
     if find_spec("timm") is None:
         raise MissingBackendError("timm is not installed", "no module timm", "pip install timm")
-    _declare_vision_operators()
+    declare_vision_operators()
     try:
         import timm
     except Exception as error:
@@ -84,26 +63,6 @@ def import_timm() -> ModuleType:
             "install the torchvision that belongs to this torch",
         ) from error
     return timm
-
-
-def _declare_vision_operators() -> None:
-    """Declare what torchvision's library would, if that library does not load.
-
-    Models that really use these operators then fail when they call them, not before.
-    """
-    import sys
-
-    spec = find_spec("torchvision")
-    if spec is None or spec.origin is None or "torchvision" in sys.modules:
-        return
-    from pathlib import Path
-
-    for file in Path(spec.origin).parent.glob("_C*.so"):
-        with contextlib.suppress(OSError):
-            torch.ops.load_library(str(file))
-    for operator, schema in _VISION_OPERATORS.items():
-        if not hasattr(torch.ops.torchvision, operator):
-            torch.library.define(f"torchvision::{operator}", schema)
 
 
 def _create(timm: ModuleType, name: str, options: SourceOptions) -> tuple[Any, str]:
