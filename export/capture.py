@@ -52,6 +52,11 @@ class FlatGraph(nn.Module):
     def call(self, *tensors: torch.Tensor) -> Any:
         """What the network itself returns."""
         method = self.model if self._method == "forward" else getattr(self.model, self._method)
+        structure = getattr(self.model, "_in_spec", None)
+        if isinstance(self.model, torch.fx.GraphModule) and structure is not None:
+            # A saved program takes its inputs as it was captured with them, keywords or not.
+            args, kwargs = pytree.tree_unflatten(tensors, structure)
+            return method(*args, **kwargs)
         if self._by_keyword:
             return method(**dict(zip(self._names, tensors, strict=True)))
         return method(*tensors)

@@ -38,7 +38,12 @@ def load_pt2(text: str, options: SourceOptions) -> LoadedModel:
     except Exception as error:
         raise InputError(f"cannot read {text}", f"{type(error).__name__}: {error}") from error
     inputs, dynamic = _inputs(program, text)
-    graph = GraphSpec(inputs=tuple(options.inputs) or inputs, dynamic=dynamic)
+    given = {spec.name: spec for spec in options.inputs}
+    if given.keys() == {spec.name for spec in inputs}:  # in any order, where the names say which
+        inputs = tuple(given[spec.name] for spec in inputs)
+    elif given:
+        inputs = tuple(options.inputs)
+    graph = GraphSpec(inputs=inputs, dynamic=dynamic)
     module = program.module(check_guards=False)
     return LoadedModel(path.stem, text, module, (graph,), f"in {path.name}")
 
