@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
+from torch.fx import Graph
 
 from edgekit.errors import UnsupportedError
 
@@ -17,6 +18,8 @@ from ..program import Program
 from .surgery import rename_user_inputs
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+_WITHOUT_BF16 = (torch.ops.aten.hardswish.default, torch.ops.aten.hardsigmoid.default)
 
 # Several targets may want the same program in the same precision.
 _cast: WeakKeyDictionary[object, dict[str, Program]] = WeakKeyDictionary()
@@ -43,6 +46,7 @@ def cast_precision(program: Program, precision: str) -> Program:
     Rules:
         1. Every floating-point weight and constant becomes ``precision``.
         2. Floating-point inputs are cast on entry and outputs on exit.
+        3. In bf16, hard swish and hard sigmoid become clamps, which TensorRT has in bf16.
 
     Must not touch types that the network itself states (``x.float()`` before a softmax).
     The graph is traced again, so that every node's type follows from the weights'.
@@ -76,13 +80,39 @@ def _retrace(program: Program, precision: str) -> Program:
             outer = CastGraph(inner, DTYPES[precision], [spec.dtype for spec in program.outputs])
             exported = torch.export.export(
                 outer, program.example_inputs(), dynamic_shapes=_shapes(program), strict=False
-            ).run_decompositions({})
+            )
+            _copy_origins(program.exported.graph, exported.graph)
+            exported = exported.run_decompositions(_table(precision))
     except Exception as error:
         raise UnsupportedError(
             f"the network does not trace in {precision}", f"{type(error).__name__}: {error}"
         ) from error
     names = [spec.name for spec in program.inputs]
     return replace(program, exported=rename_user_inputs(exported, names), precision=precision)
+
+
+def _copy_origins(before: Graph, after: Graph) -> None:
+    """Give each node of the new trace the module path and source line of the one it repeats.
+
+    The new graph has the old one's calls in the old one's order, and casts between them.
+    """
+    rest = iter(after.nodes)
+    for old in before.nodes:
+        if old.op != "call_function":
+            continue
+        for new in rest:
+            if new.op == "call_function" and new.target == old.target:
+                for key in ("nn_module_stack", "stack_trace"):
+                    if key in old.meta:
+                        new.meta[key] = old.meta[key]
+                break
+
+
+def _table(precision: str) -> dict:
+    if precision != "bf16":
+        return {}
+    table = torch.export.default_decompositions()
+    return {operator: table[operator] for operator in _WITHOUT_BF16}
 
 
 def _shapes(program: Program) -> tuple | None:

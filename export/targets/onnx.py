@@ -16,7 +16,7 @@ from ..passes.cast_precision import cast_precision
 from ..program import Program
 from .base import Lowered, Target, shorten
 from .need import need
-from .onnx_graph import OPSET, count_operators, to_onnx
+from .onnx_graph import count_operators, opset_of, to_onnx
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -36,14 +36,15 @@ class OnnxTarget(Target):
         need("onnxruntime", "", "ONNX Runtime")
 
     def lower(self, program: Program, precision: str, folder: Path) -> Lowered:
-        model = to_onnx(cast_precision(program, precision))
+        ready = cast_precision(program, precision)
+        model = to_onnx(ready)
         extra = save_onnx(model, folder / "model.onnx")
         check_onnx(folder / "model.onnx")
         return Lowered(
             file="model.onnx",
             extra=extra,
             operators=count_operators(model),
-            details={"opset": OPSET, "ir_version": model.ir_version},
+            details={"opset": opset_of(ready), "ir_version": model.ir_version},
         )
 
     def tap(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 # 20 has GELU and is what OpenVINO, TensorRT and every current ONNX Runtime read.
 OPSET = 20
+OPSET_BF16 = 22  # the first whose convolutions take bf16
 
 # Three targets lower the same program: convert it once.
 _models: WeakKeyDictionary[object, onnx_ir.Model] = WeakKeyDictionary()
@@ -43,6 +44,11 @@ def to_onnx(program: Program) -> onnx_ir.Model:
     return cached
 
 
+def opset_of(program: Program) -> int:
+    """The operator set that a program is converted to: the oldest that has what it needs."""
+    return OPSET_BF16 if program.precision == "bf16" else OPSET
+
+
 def _convert(program: Program) -> onnx_ir.Model:
     import torch
 
@@ -53,7 +59,7 @@ def _convert(program: Program) -> onnx_ir.Model:
                 (),
                 dynamo=True,
                 external_data=False,
-                opset_version=OPSET,
+                opset_version=opset_of(program),
                 verbose=False,
                 input_names=[spec.name for spec in program.inputs],
                 output_names=[spec.name for spec in program.outputs],

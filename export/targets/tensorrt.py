@@ -16,7 +16,7 @@ from ..program import Program
 from .base import Lowered, Target, shorten
 from .need import need
 from .onnx import check_onnx, save_onnx
-from .onnx_graph import OPSET, count_operators, origin_of, to_onnx
+from .onnx_graph import count_operators, opset_of, origin_of, to_onnx
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -63,7 +63,12 @@ class TensorRTTarget(Target):
             extra=(*extra, *(entry["file"] for entry in engines), RECIPE),
             operators=count_operators(model),
             effective_precision=precision,
-            details={"flavour": "rtx", "opset": OPSET, "engines": engines, "recipe": RECIPE},
+            details={
+                "flavour": "rtx",
+                "opset": opset_of(ready),
+                "engines": engines,
+                "recipe": RECIPE,
+            },
             notes=notes,
         )
 
