@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from edgekit.errors import UnsupportedError
 
 from ..passes.cast_precision import cast_precision
+from ..passes.surgery import copy_graph, rebuild
 from ..program import Program
 from .base import Lowered, Target, refuse, shorten
 from .need import need
@@ -32,7 +33,9 @@ class ExecuTorchTarget(Target):
         need("executorch", "executorch", "ExecuTorch")
 
     def lower(self, program: Program, precision: str, folder: Path) -> Lowered:
-        ready = cast_precision(program, precision)
+        ready = cast_precision(program, precision).exported
+        # ExecuTorch takes constants out of the program that it is given: give it its own.
+        own = rebuild(ready, copy_graph(ready))
         try:
             with _quiet(), _shared_history():
                 from executorch.backends.xnnpack.partition.xnnpack_partitioner import (
@@ -40,9 +43,7 @@ class ExecuTorchTarget(Target):
                 )
                 from executorch.exir import to_edge_transform_and_lower
 
-                edge = to_edge_transform_and_lower(
-                    ready.exported, partitioner=[XnnpackPartitioner()]
-                )
+                edge = to_edge_transform_and_lower(own, partitioner=[XnnpackPartitioner()])
                 shares = _delegation(edge.exported_program())
                 content = edge.to_executorch().buffer
         except Exception as error:
