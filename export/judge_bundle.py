@@ -115,7 +115,8 @@ def _judge(
                 plain,
                 reference,
                 level=before.level if before and before.level != "ran" else UNKNOWN,
-                tolerance=tolerance,
+                # The exporter may have found that fp32 can promise less for this network.
+                tolerance=tolerance or (before.thresholds if before else None),
             )
     except EdgekitError as error:
         # What a runtime refused when it was made is not damaged: the target cannot do it.

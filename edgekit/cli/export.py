@@ -115,6 +115,8 @@ def command(
         for one in result.targets:
             if one.reason:
                 output.warn(f"{one.target} {one.status}: {one.reason}")
+            for note in _remarks(one):
+                output.note(f"{one.target}: {note}")
     return result.exit_code
 
 
@@ -165,6 +167,12 @@ def _show(console: "Console", result: "ExportResult") -> None:
     console.print(f"bundle: {result.bundle}")
     if (report := result.bundle / "report.html").is_file():
         console.print(f"report: {report}")
+
+
+def _remarks(one: "TargetResult") -> list[str]:
+    """What a reader should know of a comparison that was made."""
+    checks = [graph.verify for graph in one.graphs if graph.verify]
+    return [note for check in checks if check["level"] == "ran" for note in check["notes"]]
 
 
 def _row(one: "TargetResult") -> tuple:
