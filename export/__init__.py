@@ -69,6 +69,8 @@ def export(
         UsageError, InputError: the model, its weights or an option is wrong.
         UnsupportedError: the network cannot be captured.
     """
+    from edgekit.bundle import BundleWriter
+
     from .options import ExportOptions
     from .pipeline import write_bundle
     from .result import describe_export
@@ -84,6 +86,9 @@ def export(
         locate=locate,
     )
     check_options(options)
+    if out is not None:
+        with BundleWriter(out):
+            pass  # what cannot be written is said now, not after the model is loaded
     progress("loading the model")
     loaded = _load(model, weights, inputs, resolution)
     place = Path(out) if out is not None else _default_out(loaded.name, precision)
