@@ -15,8 +15,8 @@ from .reference import Reference, load_reference
 from .verify import REJECTED, restored, verify_artifact
 
 if TYPE_CHECKING:
+    from .captured import Captured
     from .locate import Location
-    from .pipeline import Captured
 
 # Level of an artifact whose runtime is not here, if the manifest does not say.
 UNKNOWN = "converted"
@@ -137,8 +137,9 @@ def _judge(
 def _capture_again(bundle: Bundle, graph: Graph, samples: Path | None) -> Captured:
     """The network the bundle was made from, captured in the same way."""
     from ..models.sources import SourceOptions, load_model
+    from .captured import capture_graph
     from .options import ExportOptions
-    from .pipeline import capture_graph, state_digest
+    from .pipeline import state_digest
 
     info = bundle.manifest.model
     model = load_model(info.source, SourceOptions(**_recipe(bundle)))

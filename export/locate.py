@@ -31,7 +31,7 @@ from .reference import Reference
 from .verify import judge, open_session
 
 if TYPE_CHECKING:
-    from .pipeline import Captured
+    from .captured import Captured
     from .targets import Target
 
 

@@ -8,7 +8,6 @@ import importlib.resources
 import platform
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,20 +18,17 @@ from edgekit.errors import BundleError, EdgekitError, MissingBackendError, Unsup
 from edgekit.manifest import Artifact, Graph, Manifest, ModelInfo, Verification
 
 from ..models.counting import count_macs, count_parameters
-from ..models.spec import GraphSpec, LoadedModel
+from ..models.spec import LoadedModel
 from ..quant.precision import failures
-from .capture import FlatGraph, capture
+from .captured import Captured, capture_graph
 from .conditioning import rounding_noise, widened
-from .locate import Location, locate
-from .options import ExportOptions, resolve_axes
-from .passes import run_pipeline
+from .locate import locate
+from .options import ExportOptions
 from .program import Program
-from .real_samples import real_samples
-from .reference import Reference, compute, save_reference
-from .samples import Sample, random_inputs, sizes
+from .reference import save_reference
 from .targets import Lowered, Target
 from .targets.base import refuse, shorten
-from .verify import REJECTED, restored, verify_artifact
+from .verify import REJECTED, verify_artifact
 
 Progress = Callable[[str], None]
 
@@ -49,41 +45,6 @@ _TOOLS = (
     "tensorrt-rtx-cu13",
     "numpy",
 )
-
-
-@dataclass(frozen=True)
-class Captured:
-    """One graph, ready for every target, with what it must answer."""
-
-    spec: GraphSpec
-    program: Program
-    reference: Reference
-    module: nn.Module
-
-
-def capture_graph(model: LoadedModel, spec: GraphSpec, options: ExportOptions) -> Captured:
-    """Capture a graph, run the passes, and compute its reference eagerly.
-
-    Raises:
-        UsageError, UnsupportedError: as in :func:`.capture.capture`.
-    """
-    axes = resolve_axes(options.dynamic, spec.inputs) if options.dynamic else spec.dynamic
-    captured = capture(model, spec, axes)
-    samples = [
-        Sample("random seed 0", random_inputs(spec.inputs, axes)),
-        *sizes(spec.inputs, axes),
-        *real_samples(model.task, captured.inputs, captured.outputs, options.samples),
-    ]
-    renamed = [_by_graph_name(sample, captured) for sample in samples]
-    network = FlatGraph(model.module, spec)
-    reference = compute(network, captured.outputs, renamed)
-    return Captured(spec, run_pipeline(captured), reference, model.module)
-
-
-def _by_graph_name(sample: Sample, program: Program) -> Sample:
-    # Names that are no identifiers were changed on capture; the order is the same.
-    names = [spec.name for spec in program.inputs]
-    return Sample(sample.origin, dict(zip(names, sample.inputs.values(), strict=True)))
 
 
 def write_bundle(
@@ -329,6 +290,3 @@ def _version(distribution: str) -> str | None:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-__all__ = ["Captured", "Location", "capture_graph", "restored", "state_digest", "write_bundle"]

@@ -14,10 +14,10 @@ from torch import nn
 from edgekit.bundle import Bundle
 from edgekit.errors import ParityError, UsageError
 from edgekit.export import export
+from edgekit.export.captured import capture_graph
 from edgekit.export.locate import locate
 from edgekit.export.options import ExportOptions
 from edgekit.export.passes.surgery import copy_graph, rebuild
-from edgekit.export.pipeline import capture_graph
 from edgekit.export.targets.executorch import ExecuTorchTarget
 from edgekit.export.targets.onnx import OnnxTarget
 from edgekit.export.targets.openvino import OpenVinoTarget

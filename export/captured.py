@@ -1,0 +1,51 @@
+"""One graph of a model, captured and rewritten, with what it must answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from ..models.spec import GraphSpec, LoadedModel
+from .capture import FlatGraph, capture
+from .options import ExportOptions, resolve_axes
+from .passes import run_pipeline
+from .program import Program
+from .real_samples import real_samples
+from .reference import Reference, compute
+from .samples import Sample, random_inputs, sizes
+
+
+@dataclass(frozen=True)
+class Captured:
+    """One graph, ready for every target, with what it must answer."""
+
+    spec: GraphSpec
+    program: Program
+    reference: Reference
+    module: nn.Module
+
+
+def capture_graph(model: LoadedModel, spec: GraphSpec, options: ExportOptions) -> Captured:
+    """Capture a graph, run the passes, and compute its reference eagerly.
+
+    Raises:
+        UsageError, UnsupportedError: as in :func:`.capture.capture`.
+    """
+    axes = resolve_axes(options.dynamic, spec.inputs) if options.dynamic else spec.dynamic
+    captured = capture(model, spec, axes)
+    samples = [
+        Sample("random seed 0", random_inputs(spec.inputs, axes)),
+        *sizes(spec.inputs, axes),
+        *real_samples(model.task, captured.inputs, captured.outputs, options.samples),
+    ]
+    renamed = [_by_graph_name(sample, captured) for sample in samples]
+    network = FlatGraph(model.module, spec)
+    reference = compute(network, captured.outputs, renamed)
+    return Captured(spec, run_pipeline(captured), reference, model.module)
+
+
+def _by_graph_name(sample: Sample, program: Program) -> Sample:
+    # Names that are no identifiers were changed on capture; the order is the same.
+    names = [spec.name for spec in program.inputs]
+    return Sample(sample.origin, dict(zip(names, sample.inputs.values(), strict=True)))
