@@ -1,6 +1,5 @@
 """Captured programs, and one export of a tiny network to all targets, made once."""
 
-import functools
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +13,8 @@ pytest.importorskip("onnxscript")
 from edgekit.export.capture import capture  # noqa: E402
 from edgekit.models.sources import SourceOptions  # noqa: E402
 from edgekit.models.sources.python_callable import describe_inputs, from_module  # noqa: E402
+
+from .graphs import remember_translations  # noqa: E402
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 SOURCE = "tests/export/nets.py:tiny"
@@ -30,13 +31,7 @@ def _light(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EDGEKIT_HOME", str(tmp_path_factory.mktemp("home")))
         patch.delenv("EDGEKIT_TRACEBACK", raising=False)
-        try:
-            from onnxscript._framework_apis import torch_2_5
-
-            table = functools.cache(torch_2_5.get_torchlib_ops)
-            patch.setattr(torch_2_5, "get_torchlib_ops", table)
-        except (ImportError, AttributeError):
-            pass  # another onnxscript: slower, and all the same
+        remember_translations(patch)
         yield
     torch.set_num_threads(threads)
 
