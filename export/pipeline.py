@@ -136,7 +136,7 @@ def export_graph(
             notes=lowered.notes,
         )
     except EdgekitError as error:
-        refused = _refused_by_runtime(target, captured.program, error)
+        refused = _refused_by_runtime(target, captured.program, artifact, error)
         changed = {**_reason(refused), "status": "failed"}
         return _reject(writer.root, artifact.model_copy(update=changed))
     if not check.passed and options.precision == "fp32" and not options.tolerance:
@@ -187,10 +187,18 @@ def _failed(
     return _reject(writer.root, changed.model_copy(update={"status": "failed", "exit_code": 5}))
 
 
-def _refused_by_runtime(target: Target, program: Program, error: EdgekitError) -> EdgekitError:
+def _refused_by_runtime(
+    target: Target, program: Program, artifact: Artifact, error: EdgekitError
+) -> EdgekitError:
     """A fresh artifact that its runtime refuses is not damaged: the target cannot do it."""
     if found := re.search(r"\b(?:aten|dim_order_ops)::([\w.]+)", str(error)):
-        return refuse(target.name, program, found[1], f"{target.runtime} has no kernel for it")
+        operator = found[1]
+        for name, module in artifact.details.get("undelegated_in", {}).items():
+            if name.split(".")[1] == operator.split(".")[0]:
+                return UnsupportedError(
+                    f"{target.name} does not support aten.{operator}, in {module}", str(error)
+                )
+        return refuse(target.name, program, operator, str(error))
     if isinstance(error, BundleError) or type(error) is EdgekitError:
         return UnsupportedError(error.what, error.why)
     return error

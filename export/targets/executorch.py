@@ -15,7 +15,7 @@ from edgekit.errors import UnsupportedError
 
 from ..passes.cast_precision import cast_precision
 from ..passes.surgery import copy_graph, rebuild
-from ..program import Program
+from ..program import Program, module_path
 from .base import Lowered, Target, refuse, shorten
 from .need import need
 
@@ -97,6 +97,7 @@ def _delegation(edge: ExportedProgram) -> dict[str, Any]:
     inside = 0
     partitions = 0
     outside: Counter[str] = Counter()
+    places: dict[str, str] = {}
     for node in edge.graph.nodes:
         if node.op != "call_function":
             continue
@@ -107,6 +108,7 @@ def _delegation(edge: ExportedProgram) -> dict[str, Any]:
             inside += _count(module.original_module.graph)
         elif not any(word in name for word in _NOT_WORK):
             outside[name] += 1
+            places.setdefault(name, module_path(node))
     total = inside + sum(outside.values())
     return {
         "partitions": partitions,
@@ -114,6 +116,7 @@ def _delegation(edge: ExportedProgram) -> dict[str, Any]:
         "total": total,
         "delegated_share": round(inside / total, 4) if total else 0.0,
         "undelegated": dict(outside.most_common()),
+        "undelegated_in": {name: path for name, path in places.items() if path},
     }
 
 

@@ -6,6 +6,7 @@ runs the same file with ExecuTorch's C++ runtime.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import re
 from collections.abc import Mapping
@@ -22,6 +23,8 @@ from .base import Session, failed, first_reason, refused
 from .native_output import captured_stderr
 
 _METHOD: Final = "forward"
+_KERNEL: Final = re.compile(r"KernelCall failed at instruction \S+ in operator ([\w:.]+?):? ")
+_CHECK: Final = re.compile(r"Check failed \(.*?\): (.+)")
 _MISSING: Final = re.compile(r"Missing operator: \[\d+\] (\S+)")
 
 
@@ -112,11 +115,21 @@ class ExecuTorchSession(Session):
         try:
             results = self._method.execute(tensors)
         except RuntimeError as e:
-            raise failed(self.runtime, e) from e
+            raise failed(self.runtime, RuntimeError(self._reason(tensors) or str(e))) from e
         return {
             spec.name: np.asarray(result, dtype=spec.dtype)
             for spec, result in zip(self.outputs, results, strict=True)
         }
+
+    def _reason(self, tensors: list[Any]) -> str:
+        """Why a run failed: the exception has a number only, the log names the operator."""
+        with captured_stderr() as said:
+            with contextlib.suppress(RuntimeError):
+                self._method.execute(tensors)
+            log = said()
+        kernel = _KERNEL.search(log)
+        checks = _CHECK.findall(log)
+        return f"{kernel[1]}: {checks[0] if checks else 'its kernel failed'}" if kernel else ""
 
     def _tensor(self, array: np.ndarray) -> Any:
         # torch takes neither negative strides nor, without a warning, read-only memory.
