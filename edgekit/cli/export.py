@@ -106,17 +106,21 @@ def command(
         "locate": locate,
     }
     with Output(json, quiet) as output:
-        result = _export(output, model, arguments)
-        if report:
-            _write_report(output, result)
-        if result.weights.startswith("random"):
-            output.warn(f"{result.model} has {result.weights} weights; give --weights FILE")
-        output.result(result.to_json(), lambda console: _show(console, result))
-        for one in result.targets:
-            if one.reason:
-                output.warn(f"{one.target} {one.status}: {one.reason}")
-            for note in _remarks(one):
-                output.note(f"{one.target}: {note}")
+        return _run(output, model, arguments, report)
+
+
+def _run(output: Output, model: str, arguments: dict[str, Any], report: bool) -> int:
+    result = _export(output, model, arguments)
+    if report:
+        _write_report(output, result)
+    if result.weights.startswith("random"):
+        output.warn(f"{result.model} has {result.weights} weights; give --weights FILE")
+    output.result(result.to_json(), lambda console: _show(console, result))
+    for one in result.targets:
+        if one.reason:
+            output.warn(f"{one.target} {one.status}: {one.reason}")
+        for note in _remarks(one):
+            output.note(f"{one.target}: {note}")
     return result.exit_code
 
 

@@ -14,6 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from torch.export import ExportedProgram
+from torch.utils._sympy.value_ranges import ValueRanges
+
 from edgekit.errors import ParityError, UnsupportedError
 from edgekit.manifest import TensorSpec
 
@@ -68,6 +71,7 @@ def _convert(program: Program, precision: str) -> Any:
         import coremltools as ct
 
         ready = rewrite_for_coreml(program.exported)
+        _state_ranges(ready, program)
         try:
             return ct.convert(
                 ready,
@@ -86,13 +90,24 @@ def _quiet() -> Iterator[None]:
     # coremltools warns that its native library is absent (it is, off Apple systems), logs
     # that this torch is newer than it has seen, and draws progress bars of its own.
     previous = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.ERROR)  # its errors are raised as well
     try:
         with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(previous)
+
+
+def _state_ranges(ready: ExportedProgram, program: Program) -> None:
+    """Give dynamic axes the range of the contract: torch's own starts at 2, never at 1."""
+    nodes = {node.name: node for node in ready.graph.nodes}
+    for spec in program.inputs:
+        for axis, size in enumerate(spec.shape):
+            if isinstance(size, str):
+                limits = program.dynamic[size]
+                symbol = nodes[spec.name].meta["val"].shape[axis].node.expr
+                ready.range_constraints[symbol] = ValueRanges(limits.min, limits.max)
 
 
 def _explain(program: Program, error: Exception) -> UnsupportedError:
@@ -105,7 +120,8 @@ def _explain(program: Program, error: Exception) -> UnsupportedError:
     for pattern in (
         r'Layer "(\w+)", with type',
         r"node (\w+) \(\w+\) got",
-        r'op "?([\w.]+)"? .*?\((?:op_type|op type): ?\w+',
+        r"lowering for Torch `(\w+)` op",
+        r'[Oo]p "?([\w.]+)"? .*?\((?:op_type|op type): ?\w+',
     ):
         if found := re.search(pattern, text):
             return refuse("coreml", program, found.group(1), text)

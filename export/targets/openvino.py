@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -46,6 +47,7 @@ class OpenVinoTarget(Target):
         for port, name in zip(model.inputs, names, strict=True):
             port.get_tensor().set_names({name})
         _forget_paths(model)
+        _number_names(model)
         ov.save_model(model, folder / "model.xml", compress_to_fp16=precision == "fp16")
         kinds = Counter(node.get_type_name() for node in model.get_ordered_ops())
         return Lowered(
@@ -107,10 +109,26 @@ def _forget_paths(model: Any) -> None:
             del model.get_rt_info()[section]
 
 
+def _number_names(model: Any) -> None:
+    """Number nodes without a name of their own within the model.
+
+    OpenVINO numbers them by a counter of the process, so that the same model converted
+    twice would not have the same bytes.
+    """
+    for index, node in enumerate(model.get_ordered_ops()):
+        name = node.get_friendly_name()
+        own = any(name in output.names for output in node.outputs())
+        if not own and re.search(r"_\d+$", name):
+            node.set_friendly_name(f"{node.get_type_name()}_{index}")
+
+
 def _explain(program: Program, error: Exception) -> UnsupportedError:
     text = str(error)
-    marker = "No translator found for"
-    if marker in text:
-        operator = text.split(marker, 1)[1].strip(" :\n").split()[0].strip("'\".,")
-        return refuse("openvino", program, operator, text)
+    for pattern in (
+        r"While validating ONNX node '<Node\(\w+\): (?:node_)?(\w+)>'",
+        r"No translator found for:?\s*'?\"?([\w.]+)",
+        r"No conversion rule found for operations: ([A-Za-z_]+)",
+    ):
+        if found := re.search(pattern, text):
+            return refuse("openvino", program, found[1], text)
     return UnsupportedError("openvino cannot convert the graph", shorten(text))

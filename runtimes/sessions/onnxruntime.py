@@ -57,7 +57,8 @@ class OnnxRuntimeSession(Session):
         except self._faults as e:
             if type(e).__name__ == "NotImplemented":
                 raise UnsupportedError(
-                    f"onnxruntime cannot run {artifact.file} on this processor", first_reason(e)
+                    f"onnxruntime cannot run {artifact.file} in {artifact.precision} on this processor",
+                    first_reason(e),
                 ) from e
             raise refused(self.runtime, artifact.file, e) from e
         _check_signature(artifact.file, self._session.get_inputs(), graph.inputs)

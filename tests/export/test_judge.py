@@ -58,14 +58,7 @@ def again(tmp_path_factory):
     return done, out
 
 
-NUMBERED = pytest.mark.xfail(
-    reason="OpenVINO numbers what has no name, on and on within a process", strict=False
-)
-
-
-@pytest.mark.parametrize(
-    "target", [pytest.param(n, marks=NUMBERED) if n == "openvino" else n for n in NAMES]
-)
+@pytest.mark.parametrize("target", NAMES)
 def test_the_same_network_gives_the_same_bytes(everywhere, again, target):
     here, there = (
         content(root / "graphs/forward" / target) for root in (everywhere.path, again[1])

@@ -220,9 +220,6 @@ def test_a_dynamic_batch_runs_at_every_size(dynamic, runtime):
             session.run({"image": np.zeros((5, 3, SIDE, SIDE), np.float32)})
 
 
-@pytest.mark.xfail(
-    strict=True, reason="coremltools takes torch's range, which starts at 2: batch 1 is refused"
-)
 def test_core_ml_has_a_range_for_a_dynamic_batch(dynamic):
     from coremltools.proto import Model_pb2
 
@@ -262,14 +259,8 @@ def linalg_inv(x):
         (sort, "executorch", None),
         (scatter_add, "tensorrt", "onnx"),
         (cumprod, "onnx", "coreml"),
-        pytest.param(
-            *(det, "openvino", "onnx"),
-            marks=pytest.mark.xfail(strict=True, reason="OpenVINO's words are passed on as such"),
-        ),
-        pytest.param(
-            *(linalg_inv, "coreml", None),
-            marks=pytest.mark.xfail(strict=True, reason="coremltools' words are passed on"),
-        ),
+        (det, "openvino", "onnx"),
+        (linalg_inv, "coreml", None),
     ],
     ids=["executorch", "tensorrt", "onnx", "openvino", "coreml"],
 )
