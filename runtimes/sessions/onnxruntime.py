@@ -57,7 +57,7 @@ class OnnxRuntimeSession(Session):
         except self._faults as e:
             if type(e).__name__ == "NotImplemented":
                 raise UnsupportedError(
-                    f"onnxruntime cannot run {artifact.file} in {artifact.precision} on this processor",
+                    f"onnxruntime cannot run {artifact.file} here in {artifact.precision}",
                     first_reason(e),
                 ) from e
             raise refused(self.runtime, artifact.file, e) from e
