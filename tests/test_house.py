@@ -52,7 +52,8 @@ SESSION_NEEDS = {
 }
 
 LINES = 500
-FUNCTION_LINES = 45  # without the docstring; 40 is the aim
+# Of what a function does: a command's signature alone, its options with their help, is as long.
+BODY_LINES = 40
 BYTES = 1_000_000
 MACHINE_PATHS = tuple(f"/{name}/" for name in ("work", "root"))
 
@@ -219,11 +220,9 @@ def test_functions_are_short():
     for name, tree in sources():
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                start = node.body[0]
-                lines = node.end_lineno - node.lineno + 1
-                if ast.get_docstring(node) is not None:
-                    lines -= start.end_lineno - start.lineno + 1
-                if lines > FUNCTION_LINES:
+                body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+                lines = node.end_lineno - body[0].lineno + 1 if body else 0
+                if lines > BODY_LINES:
                     long.append((name, node.name, lines))
     assert long == []
 
