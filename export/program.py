@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekit.manifest import AxisRange, StatePair, TensorSpec
@@ -12,6 +13,9 @@ if TYPE_CHECKING:
     import torch
     from torch.export import ExportedProgram
     from torch.fx import Node
+
+
+_HERE = str(Path(__file__).parent)
 
 
 @dataclass(frozen=True)
@@ -80,10 +84,13 @@ def source_line(node: Node) -> str:
 
 
 def own_line(stack_trace: str) -> str:
-    """``file:line`` of the innermost frame outside torch in a formatted stack trace."""
-    frames = [
-        line.strip() for line in stack_trace.splitlines() if line.strip().startswith('File "')
-    ]
+    """``file:line`` of the user's innermost frame in a formatted stack trace.
+
+    That is neither in torch nor in the capture around the network; of a network of torch's
+    own layers, the innermost in torch.
+    """
+    lines = [line.strip() for line in stack_trace.splitlines()]
+    frames = [line for line in lines if line.startswith('File "') and _HERE not in line]
     own = [frame for frame in frames if "/torch/" not in frame.replace("\\", "/")]
     if not (own or frames):
         return ""

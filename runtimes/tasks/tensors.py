@@ -80,6 +80,8 @@ def _read(path: str | Path) -> np.ndarray | dict[str, np.ndarray]:
             return {name: loaded[name] for name in loaded.files}
     except Exception as e:
         reason = str(e) or type(e).__name__
+        if "pickle" in reason:  # its advice is to load the file without any check
+            reason = "it is no file of NumPy arrays, or has Python objects in it"
         raise InputError(f"{path} holds no arrays", reason, "give an .npz file") from e
 
 
