@@ -28,7 +28,7 @@ from ..quant.precision import failures, thresholds
 from .passes.surgery import constant_of, copy_graph, rebuild
 from .program import Program, module_path, source_line
 from .reference import Reference
-from .verify import judge, open_session
+from .verify import PlainFolder, judge, open_session
 
 if TYPE_CHECKING:
     from .captured import Captured
@@ -231,7 +231,7 @@ class _Probe:
                 precision=self.precision,
             )
             graph = Graph(name="prefix", inputs=program.inputs, outputs=program.outputs)
-            with open_session(_Root(root), graph, artifact, self.target.runtime) as session:
+            with open_session(PlainFolder(root), graph, artifact, self.target.runtime) as session:
                 values = session.run(self.sample)
             nodes = program.exported.graph_signature.user_outputs
             return dict(zip(nodes, values.values(), strict=True))
@@ -239,17 +239,6 @@ class _Probe:
     def _at(self, name: str, metrics: Metrics, how: str) -> Location:
         node = next(n for n in self.program.exported.graph.nodes if n.name == name)
         return Location(name, str(node.target), module_path(node), source_line(node), metrics, how)
-
-
-class _Root:
-    def __init__(self, root: Path) -> None:
-        self._root = root
-
-    def file(self, rel: str) -> Path:
-        return self._root / rel
-
-    def folder(self, rel: str) -> Path:
-        return self._root / rel
 
 
 def cut(program: Program, names: Sequence[str]) -> Program:

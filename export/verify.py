@@ -129,7 +129,7 @@ def restored(files: Files, artifact: Artifact) -> Iterator[tuple[Files, Artifact
                 "extra": tuple(name.removesuffix(REJECTED) for name in artifact.extra),
             }
         )
-        yield _Folder(root), plain
+        yield PlainFolder(root), plain
 
 
 def _copy(files: Files, name: str, target: Path) -> None:
@@ -140,7 +140,7 @@ def _copy(files: Files, name: str, target: Path) -> None:
         shutil.copyfile(files.file(name), target)
 
 
-class _Folder:
+class PlainFolder:
     """Files of a plain folder."""
 
     def __init__(self, root: Path) -> None:
