@@ -74,8 +74,7 @@ def write_bundle(
                 artifacts.append(export_graph(writer, target, captured, options))
             graphs.append(_record(writer, captured, artifacts))
         for name, asset in model.assets.items():
-            source = importlib.resources.files("edgekit.models") / "assets" / asset
-            writer.add(name, source.read_bytes())
+            writer.add(name, asset if isinstance(asset, bytes) else _shipped(asset))
         progress("writing the bundle")
         manifest = Manifest(
             edgekit=_version("edgekit-toolkit") or "0",
@@ -83,12 +82,17 @@ def write_bundle(
             task=model.task,
             precision=options.precision,
             drift_allowed=options.allow_drift,
+            device=options.device,
             graphs=tuple(graphs),
             tools=_tools(),
             files=(),
         )
         writer.finish(manifest)
     return manifest
+
+
+def _shipped(asset: str) -> bytes:
+    return (importlib.resources.files("edgekit.models") / "assets" / asset).read_bytes()
 
 
 def _record(writer: BundleWriter, captured: Captured, artifacts: Sequence[Artifact]) -> Graph:

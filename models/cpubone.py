@@ -14,23 +14,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from torch import Tensor, nn
+from torch import nn
 
 from edgekit.errors import UsageError
 
+from .backbone import Classifier, Layout
+from .dense_heads import assemble
+from .heads import CLASSIFICATION
 from .layers import (
-    Chain,
     ConvAttention,
     ConvLayer,
     FusedMBConv,
     MBConv,
-    Residual,
     TransformerBlock,
     attention_and_mlp,
-    classifier_head,
 )
-
-STAGES = ("stage0", "stage1", "stage2", "stage3", "stage_final")
 
 # From this width on, the local part of a transformer block is depthwise: a fused block's
 # spatial convolution would hold most of the parameters.
@@ -38,33 +36,48 @@ _FUSED_BELOW = 256
 
 
 @dataclass(frozen=True)
-class CPUBoneConfig:
-    """What tells one CPUBone from another.
+class CPUBoneConfig(Layout):
+    """What tells one CPUBone from another, beside its sizes (see :class:`.backbone.Layout`).
 
     Attributes:
-        widths: channels of the five stages (strides 2, 4, 8, 16, 32).
-        depths: blocks per stage; the downsampling block of the last two comes on top.
         grouping: groups of the expanding convolutions.
         small_kernels: 2x2 instead of 3x3 and 5x5 kernels in the transformer blocks.
         nearest_upsampling: enlarge attention maps by repeating pixels, else with a
             transposed convolution.
         fused: fused blocks in the convolution stages, and attention without ``o_proj``.
-        big_inverted_expansion: expansion 6 instead of 4 in downsampling blocks.
-        huge: expansion 4 instead of 2 in stage 0, and 6 in the downsampling of stages 1 to 3.
-        big_head: a head of 2304 and 2560 features instead of 1536 and 1600.
-        classes: number of logits.
     """
 
-    widths: tuple[int, int, int, int, int]
-    depths: tuple[int, int, int, int, int]
     grouping: int = 2
     small_kernels: bool = True
     nearest_upsampling: bool = True
     fused: bool = True
-    big_inverted_expansion: bool = False
-    huge: bool = False
-    big_head: bool = False
-    classes: int = 1000
+
+    @property
+    def downsampling_groups(self) -> int:
+        return self.grouping
+
+    @staticmethod
+    def checkpoint_key(key: str) -> str:
+        key = key.replace(".conv_proj.0.", ".conv_proj.conv.")
+        return key.replace(".conv_proj.1.", ".conv_proj.norm.")
+
+    def local_block(self, inputs: int, outputs: int, stride: int, expansion: int) -> nn.Module:
+        block = FusedMBConv if self.fused else MBConv
+        return block(inputs, outputs, 3, stride, expansion, self.grouping)
+
+    def transformer_block(self, width: int, stride: int) -> nn.Module:
+        kernel = 2 if self.small_kernels else (5 if stride > 1 else 3)
+        attention = ConvAttention(
+            width,
+            stride,
+            ConvLayer(width, width, kernel, stride, groups=width, act=False),
+            transposed=not self.nearest_upsampling,
+            fused=self.fused,
+        )
+        block = FusedMBConv if self.fused and width < _FUSED_BELOW else MBConv
+        kernel = 2 if self.small_kernels else 3
+        local = block(width, width, kernel, 1, 4, self.grouping, bias=True)
+        return TransformerBlock(attention_and_mlp(width, attention, dropout=0.1), local)
 
 
 def _config(w: int, depths: tuple[int, int, int, int, int], **flags: bool) -> CPUBoneConfig:
@@ -95,7 +108,7 @@ CONFIGS: dict[str, CPUBoneConfig] = {
 }
 
 
-class CPUBone(nn.Module):
+class CPUBone(Classifier):
     """The backbone with its ImageNet head.
 
     Args:
@@ -103,122 +116,16 @@ class CPUBone(nn.Module):
     """
 
     def __init__(self, config: CPUBoneConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.backbone = Backbone(config)
-        features, hidden = (2304, 2560) if config.big_head else (1536, 1600)
-        self.head = classifier_head(config.widths[-1], features, hidden, config.classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits.
-
-        Args:
-            x: ``(N, 3, H, W)`` float32, RGB in [0, 1] normalised by ImageNet's mean and
-                standard deviation, of any size.
-
-        Returns:
-            ``(N, classes)``.
-        """
-        return self.head(self.features(x)["stage_final"])
-
-    def features(self, x: Tensor) -> dict[str, Tensor]:
-        """Feature maps of the five stages, for detection and segmentation.
-
-        Returns:
-            ``stage0``, ``stage1``, ``stage2``, ``stage3``, ``stage_final``, each
-            ``(N, widths[i], ceil(H / s), ceil(W / s))`` at the strides s = 2, 4, 8, 16, 32.
-        """
-        return self.backbone(x)
-
-    @staticmethod
-    def checkpoint_key(key: str) -> str:
-        """The key that a tensor of an older official checkpoint has today."""
-        key = key.replace(".conv_proj.0.", ".conv_proj.conv.")
-        return key.replace(".conv_proj.1.", ".conv_proj.norm.")
+        super().__init__(config)
 
 
-class Backbone(nn.Module):
-    """The five stages without the head; gives a dict from stage name to feature map."""
-
-    def __init__(self, config: CPUBoneConfig) -> None:
-        super().__init__()
-        widths, depths = config.widths, config.depths
-        stem: list[nn.Module] = [ConvLayer(3, widths[0], stride=2)]
-        expansion = 4 if config.huge else 2
-        for _ in range(depths[0]):
-            stem.append(Residual(_local(config, widths[0], widths[0], 1, expansion)))
-        self.input_stem = Chain(stem)
-        stages, channels = [], widths[0]
-        for index in range(1, 5):
-            make = _convolution_stage if index < 3 else _transformer_stage
-            stages.append(make(config, index, channels))
-            if depths[index] or index >= 3:  # an empty convolution stage passes its input on
-                channels = widths[index]
-        self.stages = nn.ModuleList(stages)
-
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        x = self.input_stem(x)
-        maps = {STAGES[0]: x}
-        for name, stage in zip(STAGES[1:], self.stages, strict=True):
-            x = maps[name] = stage(x)
-        return maps
-
-
-def _local(
-    config: CPUBoneConfig, inputs: int, outputs: int, stride: int, expansion: int
-) -> nn.Module:
-    """A 3x3 convolution block of the first three stages."""
-    block = FusedMBConv if config.fused else MBConv
-    return block(inputs, outputs, 3, stride, expansion, config.grouping)
-
-
-def _convolution_stage(config: CPUBoneConfig, index: int, inputs: int) -> Chain:
-    """Stage 1 or 2: ``depth`` convolution blocks, the first of which halves the map."""
-    width = config.widths[index]
-    expansion = 6 if config.big_inverted_expansion or config.huge else 4
-    blocks: list[nn.Module] = []
-    for block in range(config.depths[index]):
-        if block == 0:
-            down = _local(config, inputs, width, 2, expansion)
-            blocks.append(Residual(down, shortcut=False))
-        else:
-            blocks.append(Residual(_local(config, width, width, 1, 4)))
-    return Chain(blocks)
-
-
-def _transformer_stage(config: CPUBoneConfig, index: int, inputs: int) -> Chain:
-    """Stage 3 or 4: a block that halves the map, then ``depth`` transformer blocks."""
-    width = config.widths[index]
-    bigger = config.big_inverted_expansion or (config.huge and index == 3)
-    # Fused in every variant, also in those that have no other fused block.
-    down = FusedMBConv(inputs, width, 3, 2, 6 if bigger else 4, config.grouping)
-    attention_stride = 2 if index == 3 else 1
-    blocks = [
-        _transformer_block(config, width, attention_stride) for _ in range(config.depths[index])
-    ]
-    return Chain([Residual(down, shortcut=False), *blocks])
-
-
-def _transformer_block(config: CPUBoneConfig, width: int, stride: int) -> TransformerBlock:
-    kernel = 2 if config.small_kernels else (5 if stride > 1 else 3)
-    attention = ConvAttention(
-        width,
-        stride,
-        ConvLayer(width, width, kernel, stride, groups=width, act=False),
-        transposed=not config.nearest_upsampling,
-        fused=config.fused,
-    )
-    block = FusedMBConv if config.fused and width < _FUSED_BELOW else MBConv
-    kernel = 2 if config.small_kernels else 3
-    local = block(width, width, kernel, 1, 4, config.grouping, bias=True)
-    return TransformerBlock(attention_and_mlp(width, attention, dropout=0.1), local)
-
-
-def build(variant: str) -> CPUBone:
+def build(variant: str, head: str = CLASSIFICATION, classes: int | None = None) -> nn.Module:
     """A CPUBone with random weights, in eval mode.
 
     Args:
         variant: a name of :data:`CONFIGS` (the official configuration's, e.g. ``"b15"``).
+        head: what stands on the backbone; see :mod:`.heads`.
+        classes: how many are told apart; None: as many as the head's data set has.
 
     Raises:
         UsageError: there is no such variant.
@@ -228,4 +135,4 @@ def build(variant: str) -> CPUBone:
     """
     if variant not in CONFIGS:
         raise UsageError(f"no CPUBone variant {variant!r}", f"there are {', '.join(CONFIGS)}")
-    return CPUBone(CONFIGS[variant]).eval()
+    return assemble(CPUBone, CONFIGS[variant], head, classes).eval()

@@ -131,13 +131,13 @@ class EfficientNetLite(nn.Module):
         return self._fc(self._dropout(x))
 
 
-def build() -> EfficientNetLite:
+def build(classes: int = 1000) -> EfficientNetLite:
     """EfficientNet-Lite0 with random weights, in eval mode.
 
     >>> build()._fc.out_features
     1000
     """
-    return EfficientNetLite().eval()
+    return EfficientNetLite(classes).eval()
 
 
 def default_weights() -> Path:

@@ -15,6 +15,8 @@ from edgekit.manifest import StatePair, TaskInfo
 if TYPE_CHECKING:
     from torch import nn
 
+LABELS = "assets/labels.txt"  # where a bundle keeps the names of its classes
+
 
 @dataclass(frozen=True)
 class InputSpec:
@@ -54,8 +56,8 @@ class ModelSpec:
 
     Attributes:
         name: what the user types.
-        builder: ``"package.module:callable"``; called with ``*builder_args`` it returns
-            the network in eval mode with random weights.
+        builder: ``"package.module:callable"``; called with ``*builder_args`` and
+            ``**builder_options`` it returns the network in eval mode with random weights.
         graphs: what is deployed.
         task: how real input becomes tensors and outputs become answers.
         parameters: number of parameters; macs: multiply-accumulates of the graphs at the
@@ -64,11 +66,16 @@ class ModelSpec:
         default_weights: ``"package.module:callable"`` returning the path of a checkpoint
             that a package ships, or raising an EdgekitError that says what to install;
             None where checkpoints must be given with ``--weights``.
+        assets: bundle name -> file in ``models/assets``.
+        heads: what the network may end in (see :mod:`edgekit.models.heads`).
+        classes: how many the classifier tells apart; None where ``builder`` has no argument
+            of that name. rows: as in :class:`edgekit.models.heads.Head`.
     """
 
     name: str
     builder: str
     builder_args: tuple[Any, ...] = ()
+    builder_options: Mapping[str, Any] = field(default_factory=dict)
     graphs: tuple[GraphSpec, ...] = ()
     task: TaskInfo = field(default_factory=TaskInfo)
     parameters: int = 0
@@ -76,11 +83,14 @@ class ModelSpec:
     paper: str = ""
     licence: str = ""
     default_weights: str | None = None
-    assets: Mapping[str, str] = field(default_factory=dict)  # bundle name -> file in models/assets
+    assets: Mapping[str, str] = field(default_factory=dict)
+    heads: tuple[str, ...] = ("classification",)
+    classes: int | None = None
+    rows: tuple[str, int] | None = None
 
     def build(self) -> nn.Module:
         """The network with random weights, in eval mode."""
-        return resolve(self.builder)(*self.builder_args).eval()
+        return resolve(self.builder)(*self.builder_args, **self.builder_options).eval()
 
 
 @dataclass(frozen=True)
@@ -90,7 +100,8 @@ class LoadedModel:
     Attributes:
         name: short name for the bundle. source: what the user typed.
         module: in eval mode, on the CPU, float32.
-        graphs, task, paper, licence, macs, assets: as in :class:`ModelSpec`.
+        graphs, task, paper, licence, macs: as in :class:`ModelSpec`.
+        assets: bundle name -> file in ``models/assets``, or content.
         weights: where the weights came from, in words.
         recipe: what the user said beside the name, to make the network again.
     """
@@ -105,7 +116,7 @@ class LoadedModel:
     paper: str | None = None
     licence: str | None = None
     macs: int | None = None
-    assets: Mapping[str, str] = field(default_factory=dict)
+    assets: Mapping[str, str | bytes] = field(default_factory=dict)
 
 
 def resolve(path: str) -> Callable[..., Any]:

@@ -47,7 +47,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Tensor]:
 def apply_checkpoint(module: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
     """Load ``state`` into ``module``, all of it or nothing.
 
-    A module with a ``checkpoint_key(key) -> key`` method translates keys of older files first.
+    A module with a ``checkpoint_key(key)`` method translates keys of older files first; what
+    it gives None for is not needed.
     Floating-point tensors are converted to the module's dtype.
 
     Args:
@@ -144,10 +145,11 @@ def _translate_keys(
     translate = getattr(module, "checkpoint_key", None)
     if translate is None:
         return dict(state)
-    translated = {translate(key): value for key, value in state.items()}
-    if len(translated) != len(state):
+    pairs = [(translate(key), value) for key, value in state.items()]
+    needed = {key: value for key, value in pairs if key is not None}
+    if len(needed) != sum(key is not None for key, _ in pairs):
         raise InputError(f"checkpoint {path} is ambiguous", "it has old and new names of one key")
-    return translated
+    return needed
 
 
 def _fits(given: Tensor, expected: Tensor) -> bool:

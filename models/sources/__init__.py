@@ -29,11 +29,15 @@ class SourceOptions:
             the source's own.
         inputs: example inputs of a model of the user's own, in call order.
         resolution: height and width of pictures, or None for the model's own.
+        head: what a network of the registry ends in (see :mod:`edgekit.models.heads`).
+        classes: how many it tells apart.
     """
 
     weights: str | None = None
     inputs: Sequence[InputSpec] = ()
     resolution: tuple[int, int] | None = None
+    head: str | None = None
+    classes: int | None = None
 
     def recipe(self) -> dict[str, Any]:
         """What is not the default, as plain values."""
@@ -44,6 +48,10 @@ class SourceOptions:
             found["inputs"] = [{**asdict(spec), "shape": list(spec.shape)} for spec in self.inputs]
         if self.resolution is not None:
             found["resolution"] = list(self.resolution)
+        if self.head is not None:
+            found["head"] = self.head
+        if self.classes is not None:
+            found["classes"] = self.classes
         return found
 
 
@@ -58,6 +66,13 @@ def load_model(text: str, options: SourceOptions | None = None) -> LoadedModel:
         InputError: a file cannot be read, or a checkpoint does not fit.
     """
     options = options or SourceOptions()
+    registered = ":" not in text and Path(text).suffix.lower() not in (".pt2", ".onnx")
+    if not registered and (options.head is not None or options.classes is not None):
+        raise UsageError(
+            f"{text} has the head that it comes with",
+            "--head and --classes are for models of the registry",
+            "`edgekit models` lists them",
+        )
     suffix = Path(text).suffix.lower()
     if text.startswith("timm:"):
         from .timm_model import load_timm as load

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from edgekit.errors import UsageError
-from edgekit.models.cpubone import CONFIGS, STAGES, CPUBone, CPUBoneConfig, build
+from edgekit.models.backbone import STAGES
+from edgekit.models.cpubone import CONFIGS, CPUBone, CPUBoneConfig, build
 from edgekit.models.layers import ConvAttention, ConvLayer
 from edgekit.models.weights import apply_checkpoint
 
