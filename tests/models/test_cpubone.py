@@ -1,23 +1,20 @@
 """CPUBone against the keys, shapes and outputs of the official code."""
 
-import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from edgekit.errors import UsageError
-from edgekit.models.backbone import STAGES
 from edgekit.models.cpubone import CONFIGS, CPUBone, CPUBoneConfig, build
 from edgekit.models.layers import ConvAttention, ConvLayer
 from edgekit.models.weights import apply_checkpoint
 
+from .official import check_keys, check_outputs
+
 # The configurations whose outputs were recorded; of the others only keys and shapes were.
 RECORDED = [name for name in CONFIGS if name not in ("s0", "b15", "b2")]
-INPUTS = {"a": (2, 3, 224, 224), "b": (1, 3, 192, 256)}
-TOLERANCE = {"atol": 1e-4, "rtol": 1e-4}
 
 
 @pytest.fixture(scope="module")
@@ -27,40 +24,12 @@ def folder(shared_data: Path) -> Path:
 
 @pytest.mark.parametrize("variant", CONFIGS)
 def test_state_dict_is_the_official_one(folder: Path, variant: str) -> None:
-    official = json.loads((folder / f"keys_{variant}.json").read_text())
-    with torch.device("meta"):
-        state = build(variant).state_dict()
-    ours = {key: [list(t.shape), str(t.dtype).removeprefix("torch.")] for key, t in state.items()}
-    assert ours == {key: [shape, dtype] for key, shape, dtype in official["keys"]}
-    assert list(state) == official["registration_order"]
+    check_keys(folder, variant, build)
 
 
 @pytest.mark.parametrize("variant", RECORDED)
 def test_outputs_are_the_official_ones(folder: Path, golden, variant: str) -> None:
-    network = golden.fill(build(variant))
-    stats = json.loads((folder / f"meta_{variant}.json").read_text())["stats"]
-    with np.load(folder / f"golden_{variant}.npz", allow_pickle=False) as expected:
-        for name, shape in INPUTS.items():
-            with torch.inference_mode():
-                maps = network.features(golden.input(f"input_{name}", shape))
-                logits = network.head(maps["stage_final"]).numpy()
-            np.testing.assert_allclose(logits, expected[f"logits_{name}"], **TOLERANCE)
-            assert logits.argmax(1).tolist() == stats[name]["logits"]["argmax"]
-            assert tuple(maps) == STAGES
-            for stage, tensor in maps.items():
-                _check_map(tensor.numpy(), stage, name, expected, stats[name][stage])
-
-
-def _check_map(array: np.ndarray, stage: str, name: str, expected, stats: dict) -> None:
-    assert list(array.shape) == stats["shape"]
-    picked = array.ravel()[np.arange(256) * array.size // 256]
-    np.testing.assert_allclose(picked, expected[f"{stage}_samples_{name}"], **TOLERANCE)
-    corner = array[0, :8, :4, :4]
-    np.testing.assert_allclose(corner, expected[f"{stage}_slice_{name}"], **TOLERANCE)
-    wide = array.astype(np.float64)
-    ours = [wide.mean(), wide.std(), np.abs(wide).max(), np.sqrt((wide**2).sum())]
-    theirs = [stats[key] for key in ("mean", "std", "absmax", "l2")]
-    np.testing.assert_allclose(ours, theirs, **TOLERANCE)
+    check_outputs(folder, variant, build(variant), golden)
 
 
 # The official code fails at all of these but the last.
