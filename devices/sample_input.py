@@ -15,6 +15,8 @@ import numpy as np
 from edgekit.errors import UsageError
 from edgekit.manifest import Graph
 
+from ..runtimes.tasks import TASKS
+
 #: Photographs that packages ship, in the order of our preference.
 _PHOTOGRAPHS = (
     ("skimage", "data/chelsea.png"),
@@ -41,7 +43,7 @@ def sample_input(kind: str, graph: Graph, folder: Path) -> SampleInput:
     """
     if kind == "tensors":
         return SampleInput(_random_tensors(graph, folder), "random tensors (seed 0)")
-    if kind != "classification":
+    if kind not in TASKS or not TASKS[kind].takes_pictures:
         raise UsageError(f"nothing here to feed a {kind} task", "", "give one with --input FILE")
     photograph = installed_photograph()
     if photograph is not None:

@@ -38,7 +38,7 @@ def serve(stream: TextIO, bundle: str, runtime: str, threads: int, graph: str, p
         load_ms = (time.perf_counter() - start) * 1e3
         task = tasks.for_bundle(opened, session)
         start = time.perf_counter()
-        source = decoded(task, path)
+        source = task.decode(path)
         loaded = {
             "load_ms": load_ms,
             "decode_ms": (time.perf_counter() - start) * 1e3,
@@ -53,25 +53,16 @@ def serve(stream: TextIO, bundle: str, runtime: str, threads: int, graph: str, p
             answer(stream, {**samples, "peak_rss_mb": resident_mb("VmHWM")})
 
 
-def decoded(task: Task, path: str) -> Any:
-    """The input as a camera or a microphone would hand it over: in memory, not in a file."""
-    if task.kind == "classification":
-        from ..runtimes.tasks.pictures import decode
-
-        return decode(path)
-    return task.prepare(path) if task.kind == "tensors" else path
-
-
 def measure(session: Session, task: Task, source: Any, count: int) -> dict[str, list[float]]:
     """``count`` times from ``source`` to the answer: whole and engine-only milliseconds."""
     whole, engine = [], []
     for _ in range(count):
         start = time.perf_counter_ns()
-        inputs = task.prepare(source)
+        begun = task.begin(source)
         before = time.perf_counter_ns()
-        outputs = session.run(inputs)
+        outputs = session.run(begun.inputs)
         after = time.perf_counter_ns()
-        task.finish(outputs)
+        begun.finish(outputs)
         whole.append((time.perf_counter_ns() - start) / 1e6)
         engine.append((after - before) / 1e6)
     return {"latency_ms": whole, "engine_ms": engine}

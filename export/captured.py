@@ -37,7 +37,9 @@ def capture_graph(model: LoadedModel, spec: GraphSpec, options: ExportOptions) -
     samples = [
         Sample("random seed 0", random_inputs(spec.inputs, axes)),
         *sizes(spec.inputs, axes),
-        *real_samples(model.task, captured.inputs, captured.outputs, options.samples),
+        *real_samples(
+            model.task, captured.inputs, captured.outputs, options.samples, captured.dynamic
+        ),
     ]
     renamed = [_by_graph_name(sample, captured) for sample in samples]
     network = FlatGraph(model.module, spec)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from edgekit.errors import InputError
-from edgekit.manifest import TaskInfo, TensorSpec
+from edgekit.manifest import AxisRange, TaskInfo, TensorSpec
 
 from ..runtimes.tasks import TASKS
 from ..runtimes.tasks.base import Task
@@ -45,6 +45,7 @@ def real_samples(
     inputs: tuple[TensorSpec, ...],
     outputs: tuple[TensorSpec, ...],
     folder: Path | None,
+    dynamic: Mapping[str, AxisRange] | None = None,
 ) -> Iterator[Sample]:
     """Real inputs, through the model's own preprocessing.
 
@@ -53,15 +54,16 @@ def real_samples(
         inputs, outputs: the graph's contract.
         folder: a file or folder of the user's; None takes what installed packages ship, if
             the model takes pictures.
+        dynamic: the sizes that dynamic axes of the contract may take.
 
     Raises:
         InputError: the folder holds nothing that the model takes, or a file is broken.
     """
-    preparer = _preparer(task, inputs, outputs)
+    preparer = _preparer(task, inputs, outputs, dynamic or {})
     if folder is not None:
         paths = expand([folder], (*getattr(preparer, "suffixes", ()), *ARRAYS))
     else:
-        paths = shipped_pictures() if preparer is not None else []
+        paths = shipped_pictures() if preparer is not None and preparer.takes_pictures else []
     for path in paths:
         if path.suffix in ARRAYS:
             yield Sample(path.name, _arrays(path, inputs))
@@ -76,7 +78,10 @@ def real_samples(
 
 
 def _preparer(
-    task: TaskInfo, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
+    task: TaskInfo,
+    inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+    dynamic: Mapping[str, AxisRange],
 ) -> Task | None:
     """The task without a bundle or a session: only its way from a file to tensors."""
     if task.kind == "tensors" or task.kind not in TASKS:
@@ -84,7 +89,8 @@ def _preparer(
     params = {key: value for key, value in task.params.items() if key != "labels"}
     manifest = SimpleNamespace(task=task.model_copy(update={"params": params}))
     draft = SimpleNamespace(manifest=manifest, path="(being made)")
-    return TASKS[task.kind](draft, SimpleNamespace(inputs=inputs, outputs=outputs))
+    contract = SimpleNamespace(inputs=inputs, outputs=outputs, dynamic=dynamic)
+    return TASKS[task.kind](draft, contract)
 
 
 def _arrays(path: Path, inputs: tuple[TensorSpec, ...]) -> dict[str, np.ndarray]:

@@ -31,7 +31,7 @@ class Session(ABC):
 
     Attributes:
         runtime: the runtime's name (``onnxruntime``, ``openvino``, …).
-        inputs, outputs: typed specs in graph order.
+        inputs, outputs: typed specs in graph order. dynamic: sizes of their dynamic axes.
         threads: intra-operator threads asked for, or None for the runtime's own default.
         effective_precision: what the runtime says it computes in.
 
@@ -48,7 +48,7 @@ class Session(ABC):
         threads: int | None,
     ) -> None:
         self.inputs, self.outputs, self.threads = inputs, outputs, threads
-        self._dynamic = dict(dynamic)
+        self.dynamic = dict(dynamic)
         self._expected = [(s.name, np.dtype(s.dtype), s.shape) for s in inputs]
         self.effective_precision = "fp32"
         self._owned: list[Closable] = []
@@ -121,13 +121,13 @@ class Session(ABC):
     def _fits(self, want: int | str, have: int, axes: dict[str, int]) -> bool:
         if isinstance(want, int):
             return want == have
-        limits = self._dynamic.get(want)
+        limits = self.dynamic.get(want)
         inside = limits is None or limits.min <= have <= limits.max
         return inside and axes.setdefault(want, have) == have
 
     def _describe(self, shape: tuple[int | str, ...]) -> str:
         def size(axis: int | str) -> str:
-            limits = self._dynamic.get(axis) if isinstance(axis, str) else None
+            limits = self.dynamic.get(axis) if isinstance(axis, str) else None
             return f"{axis}={limits.min}..{limits.max}" if limits else str(axis)
 
         return "[" + ", ".join(size(axis) for axis in shape) + "]"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,14 +27,28 @@ class Result(ABC):
         """A few lines of text for people."""
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """One input on its way.
+
+    Attributes:
+        inputs: what the session takes. finish: makes the answer of the session's outputs; it
+            knows what was lost on the way in, such as the size of a picture.
+    """
+
+    inputs: dict[str, np.ndarray]
+    finish: Callable[[Mapping[str, np.ndarray]], Result]
+
+
 class Task(ABC):
     """One kind of task around a session.
 
-    ``task(path)`` is ``finish(session.run(prepare(path)))``; the parts are public so that
-    they can be timed and tested alone.
+    ``task(path)`` begins with an input, runs the session on it and finishes; the parts are
+    public so that they can be timed and tested alone.
 
     Attributes:
         kind: the name in the manifest. suffixes: of the files it takes, lower case.
+        takes_pictures: whether a file is a picture, so that any photograph is a real input.
 
     Raises:
         BundleError: (on construction) the parameters in the manifest make no sense, or do
@@ -42,9 +57,20 @@ class Task(ABC):
 
     kind: ClassVar[str]
     suffixes: ClassVar[tuple[str, ...]]
+    takes_pictures: ClassVar[bool] = False
 
     def __init__(self, bundle: Bundle, session: Session) -> None:
         self.bundle, self.session = bundle, session
+
+    def decode(self, source: Any) -> Any:
+        """A file's content, in memory as a camera or a microphone would hand it over.
+
+        What this returns is taken in place of a file.
+
+        Raises:
+            InputError: the file cannot be read as what this task takes.
+        """
+        return source
 
     @abstractmethod
     def prepare(self, source: Any) -> dict[str, np.ndarray]:
@@ -58,6 +84,15 @@ class Task(ABC):
     def finish(self, outputs: Mapping[str, np.ndarray]) -> Result:
         """The answer in the session's outputs."""
 
+    def begin(self, source: str | Path | Any) -> Prepared:
+        """:meth:`prepare`, and the :meth:`finish` that belongs to this very input.
+
+        Raises:
+            InputError: as :meth:`prepare`.
+        """
+        return Prepared(self.prepare(source), self.finish)
+
     def __call__(self, source: str | Path | Any) -> Result:
         """The whole way for one input."""
-        return self.finish(self.session.run(self.prepare(source)))
+        begun = self.begin(source)
+        return begun.finish(self.session.run(begun.inputs))

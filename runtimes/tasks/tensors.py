@@ -47,6 +47,10 @@ class Tensors(Task):
     kind: ClassVar[str] = "tensors"
     suffixes: ClassVar[tuple[str, ...]] = (".npz", ".npy")
 
+    def decode(self, source: str | Path | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The arrays, read."""
+        return self.prepare(source)
+
     def prepare(self, source: str | Path | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The arrays in the file ``source`` (or given as a mapping), by input name.
 
