@@ -14,13 +14,18 @@ from edgekit.bundle import Bundle
 from edgekit.errors import UnsupportedError
 
 from ..sessions.base import Session
-from .base import Result, Task
+from .base import Prepared, Result, Task
 from .classification import Classification
+from .detection import ObjectDetection
+from .features import Features
+from .segmentation import Segmentation
 from .tensors import Tensors
 
-__all__ = ["TASKS", "Result", "Task", "for_bundle"]
+__all__ = ["TASKS", "Prepared", "Result", "Task", "for_bundle"]
 
-TASKS: Final[dict[str, type[Task]]] = {task.kind: task for task in (Classification, Tensors)}
+TASKS: Final[dict[str, type[Task]]] = {
+    task.kind: task for task in (Classification, Tensors, ObjectDetection, Segmentation, Features)
+}
 """The task classes by the kind that a manifest states."""
 
 

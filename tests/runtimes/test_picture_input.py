@@ -118,7 +118,7 @@ def test_every_picture_fits(source, resolution, limits, multiple, static):
     axes = resolution if static else ("h", "w")
     params = PictureParams(resolution=resolution, pad_multiple=multiple)
     found = PictureInput(params, spec(*axes), dynamic(limits)).place(source)
-    for side, valid, padded, most in zip(source, found.valid, found.input, resolution, strict=True):
+    for valid, padded, most in zip(found.valid, found.input, resolution, strict=True):
         assert 1 <= valid <= min(most, padded)
         if static:
             assert padded == most
