@@ -9,20 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgekit.cli.options import BundlePath, GraphName, Json, Quiet
-from edgekit.cli.output import Output, dumps, table, write_whole
-from edgekit.errors import EdgekitError, UsageError
+from edgekit.cli.output import Output, table
+from edgekit.cli.run_output import Destination, destination
+from edgekit.errors import EdgekitError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from edgekit.bundle import Bundle
-    from edgekit.runtimes.tasks import Result, Task
+    from edgekit.runtimes.tasks import Task
 
 ALL = "all"
-RESULTS_NAME = "results.json"
-ARRAYS_SUFFIX = ".npz"
-
-Answers = list[tuple[Path, list["Result"]]]  # per file one answer of each runtime
 
 Inputs = Annotated[list[Path], typer.Argument(metavar="INPUT…", help="Files, or folders of them.")]
 RuntimeName = Annotated[
@@ -32,8 +29,8 @@ Threads = Annotated[
     int | None, typer.Option("--threads", "-t", min=1, help="Threads of the engine.")
 ]
 OutPath = Annotated[
-    Path | None,
-    typer.Option("--out", "-o", metavar="OUT", help="Write the results: .json, or .npz."),
+    str | None,  # not a Path, which loses the slash at the end of a folder's name
+    typer.Option("--out", "-o", metavar="OUT", help="Write: .json, .npz, .png, .jpg, or FOLDER/."),
 ]
 
 
@@ -44,6 +41,17 @@ class _Loaded:
     runtime: str
     precision: str
     task: "Task"
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """One result in plain values and in words: a mask or feature maps need not be kept."""
+
+    document: dict[str, Any]
+    text: str
+
+
+Answers = list[tuple[Path, list[_Answer]]]  # per file one answer of each runtime
 
 
 def command(
@@ -58,7 +66,8 @@ def command(
 ) -> None:
     """Run a bundle on real input: a picture, a file of arrays, a folder.
 
-    Prints what the task finds: for a classifier the most likely labels.
+    Prints what the task finds: labels, boxes, the share of each class, figures of arrays.
+    -o writes it: drawn into the picture, as JSON, or as arrays.
     """
     from edgekit.bundle import Bundle
     from edgekit.runtimes.tasks import TASKS
@@ -70,14 +79,17 @@ def command(
         files = expand(inputs, kind.suffixes if kind else None)
         with out.status("Loading"):
             loaded, unavailable = _load(stack, opened, runtime, threads, graph)
+        count = len(files) * len(loaded)
+        place = None if out_path is None else destination(out_path, count)
         with out.progress("Running", len(files)) as advance:
             answers: Answers = []
             for file in files:
-                answers.append((file, [one.task(file) for one in loaded]))
+                answers.append((file, [_answer(one, file, place) for one in loaded]))
                 advance()
         document = _document(bundle, loaded, answers, unavailable)
-        if out_path is not None:
-            _save(out, out_path, document, answers)
+        if place is not None:
+            place.finish(document)
+            out.note(f"wrote {place.path}")
         out.result(document, lambda console: _show(console, loaded, answers, unavailable))
 
 
@@ -106,6 +118,13 @@ def _load(
     return loaded, unavailable
 
 
+def _answer(one: _Loaded, file: Path, place: Destination | None) -> _Answer:
+    result = one.task(file)
+    if place is not None:
+        place.take(file, one.runtime, result)
+    return _Answer(result.to_json(), result.describe())
+
+
 def _document(
     bundle: Path, loaded: list[_Loaded], answers: Answers, unavailable: list[dict[str, str]]
 ) -> dict[str, Any]:
@@ -114,29 +133,11 @@ def _document(
         "runtimes": [{"runtime": one.runtime, "precision": one.precision} for one in loaded],
         "unavailable": unavailable,
         "results": [
-            {"input": file, "runtime": one.runtime, "result": result.to_json()}
+            {"input": file, "runtime": one.runtime, "result": answer.document}
             for file, found in answers
-            for one, result in zip(loaded, found, strict=True)
+            for one, answer in zip(loaded, found, strict=True)
         ],
     }
-
-
-def _save(out: Output, path: Path, document: dict[str, Any], answers: Answers) -> None:
-    """Write the document as JSON; or, to a name in ``.npz``, the arrays of a single answer."""
-    if path.suffix == ARRAYS_SUFFIX:
-        single = answers[0][1][0] if len(document["results"]) == 1 else None
-        save = getattr(single, "save", None)
-        if save is None:
-            raise UsageError(
-                f"cannot write {path}",
-                "only one answer of a task of plain tensors is a file of arrays",
-                "give -o a name that ends in .json",
-            )
-        write_whole(path, save)
-    else:
-        path = path / RESULTS_NAME if path.is_dir() else path
-        write_whole(path, lambda part: part.write_text(dumps(document), encoding="utf-8"))
-    out.note(f"wrote {path}")
 
 
 def _show(
@@ -149,10 +150,10 @@ def _show(
     for file, found in answers:
         if len(loaded) == 1:
             console.print(f"{file} ({loaded[0].runtime}, {loaded[0].precision})")
-            console.print(found[0].describe())
+            console.print(found[0].text)
         else:
             names = [f"{one.runtime} ({one.precision})" for one in loaded]
             console.print(f"{file}")
-            console.print(table(names, [[result.describe() for result in found]]))
+            console.print(table(names, [[answer.text for answer in found]]))
     for missing in unavailable:
         console.print(f"{missing['runtime']} did not run: {missing['reason']}")

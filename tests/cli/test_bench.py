@@ -5,6 +5,8 @@ import pytest
 from edgekit import measurements
 from edgekit.devices import bench, sample_input
 
+from ..runtimes.dense_graphs import STRIDES, dense_bundle, detector, pyramid, segmenter
+
 QUANTILES = ("min", "p50", "p90", "p99")
 
 
@@ -108,3 +110,21 @@ def test_without_a_photograph_a_picture_is_made(tmp_path, monkeypatch):
     assert "synthetic" in made.what
     with Image.open(made.path) as image:
         assert image.size == (640, 480)
+
+
+@pytest.mark.parametrize(
+    ("kind", "network", "params"),
+    [
+        ("detection", detector, {"anchors": {"strides": list(STRIDES)}}),
+        ("segmentation", segmenter, {"pad_multiple": 16}),
+        ("features", pyramid, {}),
+    ],
+)
+def test_dense_tasks_are_fed_with_a_picture(edgekit, tmp_path, kind, network, params):
+    labels = {"labels": None} if kind == "features" else {}
+    path = dense_bundle(tmp_path / kind, kind, network, (64, 64), params, **labels)
+    done = edgekit("bench", path, "--repeat", 3, "-r", "onnxruntime", "-t", 1, "--json")
+    assert done.code == 0, done.err
+    (row,) = done.document["rows"]
+    assert 0 < row["engine_ms"]["min"] < row["latency_ms"]["min"]
+    assert "picture" in done.document["input"] or "photograph" in done.document["input"]

@@ -14,7 +14,7 @@ from edgekit.export.capture import FlatGraph
 from edgekit.export.real_samples import real_samples, shipped_pictures
 from edgekit.export.reference import Reference, compute, load_reference, save_reference
 from edgekit.export.samples import DEFAULT_HIGH, Sample, random_inputs, sizes
-from edgekit.manifest import TaskInfo, TensorSpec
+from edgekit.manifest import AxisRange, TaskInfo, TensorSpec
 from edgekit.models.spec import GraphSpec, InputSpec
 
 IMAGE = InputSpec("image", "float32", (2, 3, 4, 4))
@@ -95,6 +95,34 @@ def test_shipped_pictures_go_through_the_models_preprocessing():
         assert (image.shape, image.dtype) == ((1, 3, 16, 16), np.float32)
         assert -1 <= image.min() < image.max() <= 1
     assert list(real_samples(TaskInfo(), (PICTURE,), (CLASSES,), None)) == []
+
+
+def test_dense_tasks_without_their_labels():
+    """A bundle in the making has no labels yet, and a dynamic axis its range."""
+    pytest.importorskip("skimage")
+    picture = PICTURE.model_copy(update={"shape": (1, 3, "h", "w")})
+    params = {"resolution": [64, 96], "labels": "assets/labels.txt", "pad_multiple": 16}
+    outputs = (
+        TensorSpec(name="class_logits", dtype="float32", shape=(1, "a", 80)),
+        TensorSpec(name="box_deltas", dtype="float32", shape=(1, "a", 4)),
+        TensorSpec(name="logits", dtype="float32", shape=(1, 150, "h", "w")),
+    )
+    ranges = {"h": AxisRange(min=32, max=64), "w": AxisRange(min=32, max=80)}
+    for kind, more in (("detection", {}), ("segmentation", {"output": "logits"})):
+        task = TaskInfo(kind=kind, params=params | more)
+        sizes = [
+            sample.inputs["image"].shape[2:]
+            for sample in real_samples(task, (picture,), outputs, None, ranges)
+        ]
+        # chelsea.png is 300 x 451: 53 x 80 fits. astronaut.png is a square.
+        assert sizes == [(64, 80), (64, 64)]
+    (out,) = real_samples(
+        TaskInfo(kind="features", params={"resolution": 16}),
+        (PICTURE,),
+        outputs,
+        shipped_pictures()[0],
+    )
+    assert out.inputs["image"].shape == (1, 3, 16, 16)
 
 
 def test_arrays_and_pictures_of_the_users_own(tmp_path):

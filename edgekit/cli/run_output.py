@@ -1,0 +1,167 @@
+"""Where ``edgekit run -o OUT`` puts what a task found: JSON, arrays, a picture, or a folder."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekit.cli.output import dumps, write_whole
+from edgekit.errors import UsageError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from edgekit.runtimes.tasks import Result
+
+RESULTS_NAME = "results.json"
+ARRAYS_SUFFIX = ".npz"
+PICTURE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+JPEG_QUALITY = 92
+
+
+class Destination(ABC):
+    """One place to write to. Results are taken as they come, so that none need be kept."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @abstractmethod
+    def take(self, file: Path, runtime: str, result: Result) -> None:
+        """Write what belongs to one input on one runtime.
+
+        Raises:
+            UsageError: this task's results are nothing to write here, or it cannot be written.
+        """
+
+    @abstractmethod
+    def finish(self, document: dict[str, Any]) -> None:
+        """Write what belongs to the whole run; errors as in :meth:`take`."""
+
+
+class JsonFile(Destination):
+    """All results as the document that ``--json`` prints."""
+
+    def take(self, file: Path, runtime: str, result: Result) -> None:
+        """Nothing: the document has it all."""
+
+    def finish(self, document: dict[str, Any]) -> None:
+        """Write the document."""
+        write_whole(self.path, lambda part: part.write_text(dumps(document), encoding="utf-8"))
+
+
+class _AnswerFile(Destination):
+    """A file for a single answer, and nothing else."""
+
+    def finish(self, document: dict[str, Any]) -> None:
+        """Nothing: the file is written."""
+
+
+class ArraysFile(_AnswerFile):
+    """The arrays of a single answer."""
+
+    def take(self, file: Path, runtime: str, result: Result) -> None:
+        """Write the arrays."""
+        save = getattr(result, "save", None)
+        if save is None:
+            raise UsageError(
+                f"cannot write {self.path}",
+                "the answers of this task are no arrays",
+                "give -o a name that ends in .json",
+            )
+        write_whole(self.path, save)
+
+
+class PictureFile(_AnswerFile):
+    """A single answer, drawn into its picture."""
+
+    def take(self, file: Path, runtime: str, result: Result) -> None:
+        """Draw and write."""
+        if not draws(result):
+            raise UsageError(
+                f"cannot write {self.path}",
+                "the answers of this task cannot be drawn",
+                "give -o a name that ends in .json",
+            )
+        _write_picture(self.path, result.draw(file))
+
+
+class Folder(Destination):
+    """The document, and of a task that draws a picture of every answer.
+
+    NAME.RUNTIME.png is drawn, NAME.RUNTIME.mask.png holds class indices; where two inputs
+    have one name, the second is NAME-2.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._names: dict[Path, str] = {}
+
+    def take(self, file: Path, runtime: str, result: Result) -> None:
+        """Draw and write, if the task draws."""
+        if not draws(result):
+            return
+        self._make()
+        name = f"{self._name(file)}.{runtime}"
+        _write_picture(self.path / f"{name}.png", result.draw(file))
+        if hasattr(result, "save_mask"):
+            write_whole(self.path / f"{name}.mask.png", result.save_mask)
+
+    def finish(self, document: dict[str, Any]) -> None:
+        """Write the document."""
+        self._make()
+        JsonFile(self.path / RESULTS_NAME).finish(document)
+
+    def _make(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise UsageError(f"cannot make the folder {self.path}", reason) from error
+
+    def _name(self, file: Path) -> str:
+        if file not in self._names:
+            taken = {name.casefold() for name in self._names.values()}
+            name, number = file.stem, 1
+            while name.casefold() in taken:
+                number += 1
+                name = f"{file.stem}-{number}"
+            self._names[file] = name
+        return self._names[file]
+
+
+def destination(out: str, answers: int) -> Destination:
+    """What ``-o OUT`` names: by its ending, or a folder if it is one or ends in a slash.
+
+    Args:
+        answers: how many are to come.
+
+    Raises:
+        UsageError: more answers than one file of that kind can hold.
+    """
+    path = Path(out)
+    separators = tuple(separator for separator in (os.sep, os.altsep) if separator)
+    if out.endswith(separators) or path.is_dir():
+        return Folder(path)
+    suffix = path.suffix.lower()
+    if suffix != ARRAYS_SUFFIX and suffix not in PICTURE_FORMATS:
+        return JsonFile(path)
+    if answers != 1:
+        raise UsageError(
+            f"cannot write {path}",
+            f"it holds one answer, and there are {answers}: one for each input and runtime",
+            "give -o a folder, or a name that ends in .json",
+        )
+    return ArraysFile(path) if suffix == ARRAYS_SUFFIX else PictureFile(path)
+
+
+def draws(result: Result) -> bool:
+    """Whether a result can be drawn into its picture."""
+    return hasattr(result, "draw")
+
+
+def _write_picture(path: Path, picture: Image) -> None:
+    kind = PICTURE_FORMATS[path.suffix.lower()]
+    options = {"quality": JPEG_QUALITY} if kind == "JPEG" else {}
+    write_whole(path, lambda part: picture.save(part, format=kind, **options))
