@@ -26,7 +26,7 @@ def expand(paths: Iterable[str | Path], suffixes: Iterable[str] | None = None) -
     found: dict[Path, None] = {}
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(_inside(path, wanted))
+            inside = sorted(files_beneath(path, wanted))
             if not inside:
                 raise InputError(f"nothing to run in {path}", f"no file ends in {' '.join(wanted)}")
             found.update(dict.fromkeys(inside))
@@ -37,7 +37,8 @@ def expand(paths: Iterable[str | Path], suffixes: Iterable[str] | None = None) -
     return list(found)
 
 
-def _inside(folder: Path, suffixes: tuple[str, ...]) -> Iterable[Path]:
+def files_beneath(folder: Path, suffixes: tuple[str, ...]) -> Iterable[Path]:
+    """The files beneath a folder that end in ``suffixes``, in no order; hidden ones left out."""
     for where, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
