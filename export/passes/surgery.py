@@ -204,3 +204,14 @@ def _after_placeholders(module: GraphModule) -> Node:
 def is_op(node: object, *operators: torch._ops.OpOverload) -> bool:
     """Whether ``node`` calls one of ``operators``."""
     return isinstance(node, Node) and node.op == "call_function" and node.target in operators
+
+
+def supersede(graph: torch.fx.Graph, old: Node, new: Node) -> None:
+    """Let ``new``, which was made for it, take the place and the name of ``old``, which goes.
+
+    The name is how a value is found again in what a target emits (see ``locate``).
+    """
+    name = old.name
+    old.replace_all_uses_with(new)
+    graph.erase_node(old)
+    _set_name(new, name)

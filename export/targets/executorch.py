@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from edgekit.errors import UnsupportedError
 
 from ..passes.cast_precision import cast_precision
-from ..passes.surgery import copy_graph, rebuild
+from ..passes.rewrite_for_xnnpack import rewrite_for_xnnpack
 from ..program import Program, module_path
 from .base import Lowered, Target, refuse, shorten
 from .need import need
@@ -34,8 +34,8 @@ class ExecuTorchTarget(Target):
 
     def lower(self, program: Program, precision: str, folder: Path) -> Lowered:
         ready = cast_precision(program, precision).exported
-        # ExecuTorch takes constants out of the program that it is given: give it its own.
-        own = rebuild(ready, copy_graph(ready))
+        # A copy, also because ExecuTorch takes constants out of the program that it is given.
+        own = rewrite_for_xnnpack(ready)
         try:
             with _quiet(), _shared_history():
                 from executorch.backends.xnnpack.partition.xnnpack_partitioner import (
