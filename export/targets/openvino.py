@@ -20,6 +20,7 @@ from .base import Lowered, Target, refuse, shorten
 from .need import need
 from .onnx import save_onnx
 from .onnx_graph import to_onnx
+from .openvino_norm import normalize_in_place
 
 
 class OpenVinoTarget(Target):
@@ -46,6 +47,7 @@ class OpenVinoTarget(Target):
         names = [spec.name for spec in program.inputs]
         for port, name in zip(model.inputs, names, strict=True):
             port.get_tensor().set_names({name})
+        normalize_in_place(model)
         _forget_paths(model)
         _number_names(model)
         ov.save_model(model, folder / "model.xml", compress_to_fp16=precision == "fp16")
