@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.fx.experimental import _config as symbolic
 from torch.utils import _pytree as pytree
 
 from edgekit.errors import EdgekitError, UnsupportedError, UsageError
@@ -192,7 +193,9 @@ def _export(
     if axes:
         shapes = tuple(_dims(axes.get(spec.name, {}), len(spec.shape)) for spec in graph.inputs)
     try:
-        with torch.no_grad(), _quiet():
+        # Oblivious to sizes: that a map shrinks to one pixel in the example is no reason to
+        # take it for one pixel at every size.
+        with torch.no_grad(), _quiet(), symbolic.patch(backed_size_oblivious=bool(axes)):
             return torch.export.export(flat, tensors, dynamic_shapes=shapes, strict=False)
     except EdgekitError:
         raise

@@ -157,8 +157,13 @@ def _tower(convs: nn.ModuleList, x: Tensor) -> Tensor:
 
 
 def _by_anchor(x: Tensor, values: int) -> Tensor:
-    """``(N, anchors * values, H, W)`` to ``(N, H * W * anchors, values)``."""
-    return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, values)
+    """``(N, anchors * values, H, W)`` to ``(N, H * W * anchors, values)``.
+
+    The copy is made by name: a reshape would have the capture ask whether the map has a single
+    pixel, which a map of dynamic size may have or not.
+    """
+    ordered = x.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format)
+    return ordered.view(x.shape[0], -1, values)
 
 
 class RetinaNet(OnBackbone):

@@ -7,8 +7,11 @@ import warnings
 import torch
 from torch.export import ExportedProgram
 
+from .read_sizes import ReadSizes
+from .slice_instead_of_gather import SliceInsteadOfGather
 from .split_before_view import SplitBeforeView
 from .surgery import rename_user_inputs, user_inputs
+from .upsample_by_scale import UpsampleByScale
 
 
 def rewrite_for_coreml(program: ExportedProgram) -> ExportedProgram:
@@ -17,10 +20,13 @@ def rewrite_for_coreml(program: ExportedProgram) -> ExportedProgram:
     Rules:
         1. An operator that coremltools knows by name stays.
         2. Views of more than five dimensions are avoided (:class:`.SplitBeforeView`).
-        3. Any other that torch can express in core ATen operators is decomposed; what is
+        3. Maps of dynamic size are enlarged by a factor (:class:`.UpsampleByScale`) and cut
+           by a slice (:class:`.SliceInsteadOfGather`); their sizes are read off other maps
+           (:class:`.ReadSizes`).
+        4. Any other that torch can express in core ATen operators is decomposed; what is
            left after that is reported by the converter, by name.
     """
-    program = SplitBeforeView()(program)
+    program = UpsampleByScale()(SplitBeforeView()(program))
     known = _known_operators()
     table = torch.export.default_decompositions()
     unknown = {
@@ -35,7 +41,8 @@ def rewrite_for_coreml(program: ExportedProgram) -> ExportedProgram:
         warnings.simplefilter("ignore")
         rewritten = program.run_decompositions(chosen)
     # coremltools names the package's inputs after the graph's.
-    return rename_user_inputs(rewritten, user_inputs(program))
+    named = rename_user_inputs(rewritten, user_inputs(program))
+    return ReadSizes()(SliceInsteadOfGather()(named))
 
 
 def _known_operators() -> set[str]:
