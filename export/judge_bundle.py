@@ -164,6 +164,8 @@ def _recipe(bundle: Bundle) -> dict[str, Any]:
     return {
         "weights": recipe.get("weights"),
         "resolution": tuple(recipe["resolution"]) if recipe.get("resolution") else None,
+        "head": recipe.get("head"),
+        "classes": recipe.get("classes"),
         "inputs": tuple(
             InputSpec(**{**entry, "shape": tuple(entry["shape"])})
             for entry in recipe.get("inputs", ())

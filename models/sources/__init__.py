@@ -66,14 +66,9 @@ def load_model(text: str, options: SourceOptions | None = None) -> LoadedModel:
         InputError: a file cannot be read, or a checkpoint does not fit.
     """
     options = options or SourceOptions()
-    registered = ":" not in text and Path(text).suffix.lower() not in (".pt2", ".onnx")
-    if not registered and (options.head is not None or options.classes is not None):
-        raise UsageError(
-            f"{text} has the head that it comes with",
-            "--head and --classes are for models of the registry",
-            "`edgekit models` lists them",
-        )
     suffix = Path(text).suffix.lower()
+    if ":" in text or suffix in (".pt2", ".onnx"):
+        refuse_head(text, options)
     if text.startswith("timm:"):
         from .timm_model import load_timm as load
     elif text.startswith("hf:"):
@@ -93,6 +88,16 @@ def refuse_weights(text: str, options: SourceOptions) -> None:
     """Raise UsageError where a file that has its weights inside is given others."""
     if options.weights is not None:
         raise UsageError(f"{text} has its own weights", "--weights cannot replace them")
+
+
+def refuse_head(text: str, options: SourceOptions) -> None:
+    """Raise UsageError where a network that is not the registry's is to end otherwise."""
+    if options.head is not None or options.classes is not None:
+        raise UsageError(
+            f"{text} has the head that it comes with",
+            "--head and --classes are for models of the registry",
+            "`edgekit models` lists them",
+        )
 
 
 def refuse_resolution(text: str, options: SourceOptions) -> None:
