@@ -9,6 +9,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from edgekit.cores import usable_cores
 from edgekit.measurements import host_fingerprint, processor_name
 
 #: Packages whose versions change what runs: distribution -> what we call it.
@@ -46,13 +47,6 @@ def describe() -> dict[str, Any]:
         "temperature_c": temperature(),
         "fingerprint": host_fingerprint(),
     }
-
-
-def usable_cores() -> int:
-    """Logical cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def physical_cores() -> int:

@@ -127,6 +127,18 @@ class TaskInfo(_Record):
     params: dict[str, Any] = {}
 
 
+class DeviceHint(_Record):
+    """The device that the bundle was made for, and how it is best run there.
+
+    ``runtimes`` are preferred first; one that a reader does not know is passed over.
+    ``threads`` None leaves their number to the runtime.
+    """
+
+    name: str
+    runtimes: tuple[str, ...] = ()
+    threads: int | None = Field(default=None, ge=1)
+
+
 class FileEntry(_Record):
     """One file of the bundle, path relative and with forward slashes."""
 
@@ -148,6 +160,7 @@ class Manifest(_Record):
     task: TaskInfo = TaskInfo()
     precision: str = "fp32"
     drift_allowed: bool = False
+    device: DeviceHint | None = None
     graphs: tuple[Graph, ...]
     tools: dict[str, str] = {}
     files: tuple[FileEntry, ...]

@@ -73,17 +73,25 @@ def _first(error: ValidationError) -> tuple[str, str]:
 
 def manifest_bytes(manifest: Manifest) -> bytes:
     """``manifest.json`` as it is written: sorted keys, one line a value."""
-    # Through pydantic's own JSON, which writes infinities as strings.
-    plain = json.loads(manifest.model_dump_json())
+    plain = _plain(manifest)
     return json.dumps(plain, sort_keys=True, indent=1, ensure_ascii=False).encode() + b"\n"
 
 
 def manifest_digest(manifest: Manifest) -> str:
     """The sha256 that identifies a bundle: of its manifest as canonical JSON, no report."""
-    plain = json.loads(manifest.model_dump_json(exclude={"report"}))
+    plain = _plain(manifest, "report")
     return hashlib.sha256(
         json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()
     ).hexdigest()
+
+
+def _plain(manifest: Manifest, *without: str) -> dict:
+    """The manifest as JSON's own values, as it is written and digested."""
+    # A bundle for no device in particular has the bytes and the digest, under which its
+    # measurements are kept, that it had before there was such a field.
+    leave = {*without, *(() if manifest.device else ("device",))}
+    # Through pydantic's own JSON, which writes infinities as strings.
+    return json.loads(manifest.model_dump_json(exclude=leave))
 
 
 def check_contract(manifest: Manifest) -> None:

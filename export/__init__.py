@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
+    from edgekit.manifest import DeviceHint
+
     from ..models.spec import LoadedModel
     from .options import ExportOptions
     from .result import ExportResult
@@ -39,6 +41,7 @@ def export(
     allow_drift: bool = False,
     samples: str | Path | None = None,
     locate: bool = False,
+    device: DeviceHint | None = None,
     report: bool = True,
     progress: Callable[[str], None] = lambda step: None,
 ) -> ExportResult:
@@ -58,6 +61,8 @@ def export(
         allow_drift: keep artifacts that fail the comparison, and say so in the manifest.
         samples: real inputs to verify with, beside seeded random ones.
         locate: where a target fails, name the first node that departs.
+        device: what the bundle is made for, for whoever runs it there; it changes no artifact.
+            :meth:`edgekit.devices.profiles.Profile.hint` gives one.
         report: write ``report.html``.
         progress: called with each step in words.
 
@@ -84,6 +89,7 @@ def export(
         allow_drift=allow_drift,
         samples=Path(samples) if samples is not None else None,
         locate=locate,
+        device=device,
     )
     check_options(options)
     if out is not None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from edgekit.errors import UsageError
+from edgekit.manifest import DeviceHint
 
 from ..models.spec import InputSpec
 
@@ -36,6 +37,7 @@ class ExportOptions:
         allow_drift: keep artifacts that fail the comparison; the manifest says so.
         samples: real inputs to verify with; None takes what installed packages ship.
         locate: name the first node that departs where a target fails.
+        device: what the bundle is made for; the manifest carries it.
     """
 
     precision: str = "fp32"
@@ -44,6 +46,7 @@ class ExportOptions:
     allow_drift: bool = False
     samples: Path | None = None
     locate: bool = False
+    device: DeviceHint | None = None
 
 
 def parse_input(text: str) -> InputSpec:

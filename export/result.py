@@ -48,7 +48,7 @@ class ExportResult:
 
     Attributes:
         bundle: the bundle that was written. model: its name. precision: as asked.
-        targets: in the order asked.
+        targets: in the order asked. device: what it was made for, as the manifest has it.
     """
 
     bundle: Path
@@ -56,6 +56,7 @@ class ExportResult:
     precision: str
     weights: str
     targets: tuple[TargetResult, ...]
+    device: dict[str, Any] | None = None
 
     @property
     def exit_code(self) -> int:
@@ -92,6 +93,7 @@ def describe_export(bundle: Path, manifest: Manifest) -> ExportResult:
         precision=manifest.precision,
         weights=manifest.model.weights,
         targets=tuple(_target(bundle, name, manifest.graphs) for name in order),
+        device=manifest.device.model_dump(mode="json") if manifest.device else None,
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from edgekit.bundle import Bundle, Files
+from edgekit.cores import usable_cores
 from edgekit.errors import EdgekitError, MissingBackendError, UsageError
 from edgekit.manifest import Artifact, Graph
 
@@ -37,9 +38,11 @@ def load(
     Args:
         bundle: a path, or an open bundle, which must then stay open.
         runtime: a name in :data:`RUNTIMES`; or ``auto``: what ``edgekit bench --save``
-            found fastest for this bundle here, else the first in :data:`RUNTIMES` that can
-            work here; of artifacts in the bundle's own precision only.
-        threads: intra-operator threads; None: as measured, or the runtime's own default.
+            found fastest for this bundle here; else the first that can work here, in the
+            order of the device that the bundle was made for, or that of :data:`RUNTIMES`;
+            of artifacts in the bundle's own precision only.
+        threads: intra-operator threads; None: with ``auto`` as measured, else that device's
+            number or as many cores as there are, if fewer; or the runtime's own default.
         graph: which graph; by default the only one, or the one called ``forward``.
 
     Returns:
@@ -124,17 +127,18 @@ def _load_named(bundle: Bundle, graph: Graph, runtime: Runtime, threads: int | N
 def _load_best(bundle: Bundle, graph: Graph, threads: int | None) -> Session:
     from edgekit.measurements import fastest
 
-    order = list(RUNTIMES)
     measured = fastest(bundle.digest, threads)
-    if measured is not None and measured[0] in order:
-        order.remove(measured[0])
-        order.insert(0, measured[0])
+    hint = bundle.manifest.device
+    first = (*([measured[0]] if measured else ()), *(hint.runtimes if hint else ()), *RUNTIMES)
+    order = [name for name in dict.fromkeys(first) if name in RUNTIMES]
     lacking: list[str] = []
     for name in order:
         artifact = _usable(graph).get(registry.RUNTIMES[name].target)
         if artifact is None or artifact.precision != bundle.manifest.precision:
             continue
-        best = measured[1] if measured is not None and measured[0] == name else None
+        best = min(hint.threads, usable_cores()) if hint and hint.threads else None
+        if measured is not None and measured[0] == name:
+            best = measured[1]
         try:
             return open_artifact(bundle, graph, artifact, threads or best)
         except MissingBackendError as e:

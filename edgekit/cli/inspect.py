@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from edgekit.bundle import Bundle
-    from edgekit.manifest import Artifact, Graph, TensorSpec
+    from edgekit.manifest import Artifact, DeviceHint, Graph, TensorSpec
 
 OPERATORS_SHOWN = 12
 
@@ -50,6 +50,7 @@ def _show(console: "Console", bundle: "Bundle") -> None:
         "licence": model.licence,
         "task": manifest.task.kind,
         "precision": manifest.precision + (" (drift allowed)" if manifest.drift_allowed else ""),
+        "made for": _device(manifest.device) if manifest.device else None,
         "files": f"{len(manifest.files)}, {size(total)}, every checksum right",
         "digest": bundle.digest,
         "made with": ", ".join(
@@ -62,6 +63,11 @@ def _show(console: "Console", bundle: "Bundle") -> None:
             console.print(f"{name + ':':12s}{value}")
     for graph in manifest.graphs:
         _show_graph(console, graph)
+
+
+def _device(hint: "DeviceHint") -> str:
+    threads = f", {hint.threads} threads" if hint.threads else ""
+    return f"{hint.name}: {', '.join(hint.runtimes)}{threads}"
 
 
 def _show_graph(console: "Console", graph: "Graph") -> None:

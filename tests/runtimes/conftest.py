@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgekit.bundle import BundleWriter
-from edgekit.manifest import Artifact, Graph, ModelInfo, TaskInfo, TensorSpec
+from edgekit.manifest import Artifact, DeviceHint, Graph, ModelInfo, TaskInfo, TensorSpec
 
 SIDE = 32
 CLASSES = 4
@@ -132,6 +132,7 @@ def make_bundle(tmp_path: Path) -> Callable[..., Path]:
         task: TaskInfo | None = None,
         name: str = "bundle",
         precision: str = "fp32",
+        device: DeviceHint | None = None,
         **graph: object,
     ) -> Path:
         contract = {
@@ -147,6 +148,7 @@ def make_bundle(tmp_path: Path) -> Callable[..., Path]:
                     "model": ModelInfo(name="tiny", source="tiny.py:net", weights="random"),
                     "task": task or TaskInfo(),
                     "precision": precision,
+                    "device": device,
                     "graphs": (Graph(**{**contract, **graph}, artifacts=artifacts),),
                 }
             )

@@ -6,8 +6,9 @@ import pytest
 
 from edgekit import measurements
 from edgekit.bundle import Bundle, BundleWriter
+from edgekit.cores import usable_cores
 from edgekit.errors import MissingBackendError, UsageError
-from edgekit.manifest import Artifact, Graph
+from edgekit.manifest import Artifact, DeviceHint, Graph
 from edgekit.runtimes import RUNTIMES, available, load, open_artifact, registry
 
 from .conftest import SIDE
@@ -62,6 +63,45 @@ def test_auto_takes_what_was_measured_to_be_fastest(runtime_bundle):
             assert (session.runtime, session.threads) == ("onnxruntime", 1)
         with load(bundle, "openvino") as session:
             assert (session.runtime, session.threads) == ("openvino", None)
+
+
+def test_auto_does_as_the_device_says_that_the_bundle_was_made_for(runtime_bundle, monkeypatch):
+    monkeypatch.setattr("edgekit.runtimes.usable_cores", lambda: 8)
+    hint = DeviceHint(name="board", runtimes=("onnxruntime", "openvino"), threads=2)
+    path = runtime_bundle("onnxruntime", "openvino", device=hint)
+    with load(path) as session:
+        assert (session.runtime, session.threads) == ("onnxruntime", 2)
+    with load(path, threads=1) as session:  # what is asked for wins
+        assert (session.runtime, session.threads) == ("onnxruntime", 1)
+    with load(path, "openvino") as session:  # a runtime that is named is taken as it is
+        assert (session.runtime, session.threads) == ("openvino", None)
+    assert available(path) == ["openvino", "onnxruntime"]
+
+
+def test_the_threads_of_a_device_are_no_more_than_the_cores_here(runtime_bundle):
+    hint = DeviceHint(name="board", runtimes=("onnxruntime",), threads=usable_cores() + 1)
+    with load(runtime_bundle("onnxruntime", device=hint)) as session:
+        assert session.threads == usable_cores()
+
+
+def test_what_a_device_prefers_and_is_not_here_is_passed_over(runtime_bundle, monkeypatch):
+    order = ("npu-of-next-year", "tensorrt", "openvino", "openvino")
+    hint = DeviceHint(name="board", runtimes=order, threads=None)
+    path = runtime_bundle("onnxruntime", "openvino", device=hint)
+    with load(path) as session:
+        assert (session.runtime, session.threads) == ("openvino", None)
+    hide(monkeypatch, "openvino")
+    with load(path) as session:
+        assert session.runtime == "onnxruntime"
+
+
+def test_a_measurement_is_worth_more_than_what_a_device_prefers(runtime_bundle):
+    hint = DeviceHint(name="board", runtimes=("openvino", "onnxruntime"), threads=1)
+    with Bundle.open(runtime_bundle("onnxruntime", "openvino", device=hint)) as bundle:
+        row = {"runtime": "onnxruntime", "threads": 2, "precision": "fp32"}
+        measurements.save(bundle.digest, [{**row, "latency_ms": {"p50": 3.0}}], {})
+        with load(bundle) as session:
+            assert (session.runtime, session.threads) == ("onnxruntime", 2)
 
 
 def test_auto_passes_over_what_cannot_be_loaded(runtime_bundle, monkeypatch):
