@@ -129,6 +129,14 @@ def test_the_doctor_says_what_is_missing(device):
     assert found["torch"]["install"] == 'pip install "edgekit-toolkit[export]"'
 
 
+def test_the_device_profiles_came_along(device):
+    names = [one["name"] for one in device.document("devices")["devices"]]
+    assert {"rpi5", "rtx4080"} <= set(names)
+    probed = device.document("devices", "probe", "-o", "me.toml")["device"]
+    assert probed["export"]["targets"] == ["onnx"]
+    assert (device.home / "me.toml").is_file()
+
+
 def test_an_export_says_what_to_install(device):
     said = device("edgekit", "export", "cpubone-nano", "-o", "out", code=3)
     assert said == (

@@ -13,6 +13,7 @@ from edgekit.errors import EdgekitError, MissingBackendError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from edgekit.devices.profiles import Profile
     from edgekit.export.result import ExportResult, TargetResult
 
 # A first look at the speed of each runtime for the report; `edgekit bench` measures properly.
@@ -47,7 +48,9 @@ Weights = Annotated[
     str | None,
     typer.Option("--weights", help="A checkpoint (.safetensors, .pt), random, or pretrained."),
 ]
-Precision = Annotated[str, typer.Option("--precision", help="fp32, fp16 or bf16.")]
+Precision = Annotated[
+    str | None, typer.Option("--precision", help="fp32 (the default), fp16 or bf16.")
+]
 Inputs = Annotated[
     list[str] | None,
     typer.Option("--input", help="NAME:DTYPE[SHAPE] of a model of your own; repeatable."),
@@ -57,6 +60,10 @@ Dynamic = Annotated[
     typer.Option("--dynamic", help="NAME:AXIS=MIN..MAX, e.g. image:batch=1..8; repeatable."),
 ]
 Resolution = Annotated[str | None, typer.Option("--resolution", help="H or HxW of pictures.")]
+Device = Annotated[
+    str | None,
+    typer.Option("--device", help="A name of `edgekit devices` or a TOML file: its defaults."),
+]
 Samples = Annotated[Path | None, typer.Option("--samples", help="Real inputs to verify with, too.")]
 AllowDrift = Annotated[
     bool, typer.Option("--allow-drift", help="Keep what fails the comparison, and say so.")
@@ -71,10 +78,11 @@ def command(
     target: Targets = None,
     out: OutPath = None,
     weights: Weights = None,
-    precision: Precision = "fp32",
+    precision: Precision = None,
     inputs: Inputs = None,
     dynamic: Dynamic = None,
     resolution: Resolution = None,
+    device: Device = None,
     samples: Samples = None,
     tolerance: Tolerance = None,
     allow_drift: AllowDrift = False,
@@ -92,10 +100,11 @@ def command(
     from edgekit.export.options import parse_dynamic, parse_input, parse_resolution
     from edgekit.quant.precision import parse_tolerance
 
+    profile = _profile(device)
     arguments: dict[str, Any] = {
-        "targets": target or ["onnx"],
+        "targets": target or (profile.export.targets if profile else ["onnx"]),
         "out": out,
-        "precision": precision,
+        "precision": precision or (profile.export.precision if profile else "fp32"),
         "weights": weights,
         "inputs": [parse_input(text) for text in inputs or ()],
         "dynamic": parse_dynamic(dynamic or ()),
@@ -104,9 +113,31 @@ def command(
         "tolerance": parse_tolerance(tolerance),
         "allow_drift": allow_drift,
         "locate": locate,
+        "device": profile.hint() if profile else None,
     }
     with Output(json, quiet) as output:
+        if profile:
+            _say_device(output, profile, arguments)
         return _run(output, model, arguments, report)
+
+
+def _profile(device: str | None) -> "Profile | None":
+    if device is None:
+        return None
+    from edgekit.devices import profiles
+
+    return profiles.profile(device)
+
+
+def _say_device(output: Output, profile: "Profile", arguments: dict[str, Any]) -> None:
+    targets, threads = arguments["targets"], profile.export.threads
+    output.note(
+        f"for {profile.title}: {', '.join(targets)} in {arguments['precision']}"
+        + (f", {threads} threads" if threads else "")
+    )
+    if {"tensorrt", "all"}.intersection(targets):
+        for remark in profile.build_remarks():
+            output.note(f"for {profile.title}: {remark}")
 
 
 def _run(output: Output, model: str, arguments: dict[str, Any], report: bool) -> int:
