@@ -6,6 +6,7 @@ from edgekit.cli.options import Json, Quiet
 from edgekit.cli.output import Output, table
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from edgekit.models.spec import ModelSpec
@@ -21,7 +22,7 @@ def command(json: Json = False, quiet: Quiet = False) -> None:
 
     with Output(json, quiet) as out:
         rows = [_row(models.spec(name)) for name in models.names()]
-        out.result({"models": rows}, lambda console: console.print(_table(rows)))
+        out.result({"models": rows}, lambda console: _show(console, rows))
 
 
 def _row(spec: "ModelSpec") -> dict:
@@ -30,6 +31,7 @@ def _row(spec: "ModelSpec") -> dict:
         "task": spec.task.kind,
         "parameters": spec.parameters,
         "macs": spec.macs,
+        "heads": list(spec.heads),
         "graphs": [graph.name for graph in spec.graphs],
         "inputs": {
             graph.name: {tensor.name: list(tensor.shape) for tensor in graph.inputs}
@@ -39,6 +41,16 @@ def _row(spec: "ModelSpec") -> dict:
         "paper": spec.paper,
         "licence": spec.licence,
     }
+
+
+def _show(console: "Console", rows: list[dict]) -> None:
+    console.print(_table(rows))
+    endings: dict[tuple[str, ...], list[str]] = {}
+    for row in rows:
+        endings.setdefault(tuple(row["heads"][1:]), []).append(row["name"])
+    for heads, names in endings.items():
+        if heads:
+            console.print(f"--head {', '.join(heads)}: {', '.join(names)}")
 
 
 def _table(rows: list[dict]) -> "Table":
