@@ -312,3 +312,30 @@ def test_engines_are_built_where_there_is_a_gpu(edgekit, place, made):
     assert done.code == 3
     assert len(done.err.splitlines()) == 1
     assert done.document["error"]["code"] == 3
+
+
+def test_a_head_goes_from_the_command_line_to_the_drawn_answer(edgekit, place):
+    """What a bundle of a dense network is, and that it is judged again with its head."""
+    shape = ("--resolution", "64", "--no-report", "--json")
+    done = edgekit("export", "cpubone-nano", "--head", "retinanet", "--classes", "3", *shape)
+    assert done.code == 0
+    assert done.document["bundle"] == "cpubone-nano-retinanet"
+    with Bundle.open("cpubone-nano-retinanet") as bundle:
+        assert bundle.manifest.task.kind == "detection"
+        assert bundle.manifest.model.recipe == {
+            "resolution": [64, 64],
+            "head": "retinanet",
+            "classes": 3,
+        }
+        assert [spec.shape[-1] for spec in bundle.graph().outputs] == [3, 4]
+    np.savez("seen.npz", image=np.random.default_rng(5).normal(size=(1, 3, 64, 64)).astype("f4"))
+    again = edgekit("verify", "cpubone-nano-retinanet", "--samples", "seen.npz", "--json")
+    assert again.code == 0
+    assert "seen.npz" in again.document["artifacts"][0]["verify"]["samples"]
+
+
+def test_an_unknown_head_is_wrong_usage(edgekit, place):
+    done = edgekit("export", "cpubone-nano", "--head", "yolo")
+    assert done.code == 2
+    assert "it has classification, features, retinanet, semantic-fpn" in done.err
+    assert list(place.iterdir()) == []

@@ -426,3 +426,18 @@ class TestRegistry:
         options = SourceOptions(inputs=(InputSpec("x", "float32", (1,)),))
         with pytest.raises(UsageError, match="states its own inputs"):
             load_model("cpubone-nano", options)
+
+    def test_a_head_changes_the_contract_and_is_remembered(self):
+        model = load_model("cpubone-nano", SourceOptions("random", head="retinanet", classes=3))
+        assert model.graphs[0].outputs == ("class_logits", "box_deltas")
+        assert model.graphs[0].inputs[0].shape == (1, 3, 512, 512)
+        assert model.recipe == {"weights": "random", "head": "retinanet", "classes": 3}
+        smaller = load_model("cpubone-nano", SourceOptions(head="features", resolution=(64, 96)))
+        assert smaller.graphs[0].inputs[0].shape == (1, 3, 64, 96)
+        assert smaller.task.params["resolution"] == [64, 96]
+
+    @pytest.mark.parametrize("options", [{"head": "features"}, {"classes": 3}])
+    @pytest.mark.parametrize("text", ["timm:test_resnet", "net.py:made", "net.pt2", "net.onnx"])
+    def test_only_its_own_networks_end_otherwise(self, text, options):
+        with pytest.raises(UsageError, match="has the head that it comes with"):
+            load_model(text, SourceOptions(**options))
