@@ -17,7 +17,8 @@ GROUP_NORM = aten.group_norm.default
 LAYER_NORM = aten.layer_norm.default
 _EPS = 1e-5  # torch's default
 
-Mean = Callable[[Node], Node]
+# Inserts the mean of a value, plus a number that a node holds.
+Mean = Callable[..., Node]
 
 
 class NormalizeByMeans(Pass):
@@ -29,8 +30,10 @@ class NormalizeByMeans(Pass):
     Rules (d = x - mean(x), y = d * rsqrt(mean(d * d) + eps) * gamma + beta):
         1. group_norm(x, 1, ...) of (N, C, H, W): the mean over the pixels, then over the
            channels by a 1x1 convolution whose weights are 1/C, since XNNPACK takes means
-           over the pixels only.
+           over the pixels only. gamma and beta are a depthwise 1x1 convolution.
         2. layer_norm(x, [C], ...): the mean is a linear layer to one feature, of weights 1/C.
+        In both, eps is the bias of the second mean: an operator less, and as operators of
+        one number cost as much as others to start, worth it.
 
     Must not touch several groups, a norm over more than one axis, and other types than
     float32 (in 16 bits the squares need a wider sum, which the kernel has). Two passes over
@@ -59,6 +62,11 @@ def _argument(node: Node, index: int, default: object = None) -> object:
     return node.args[index] if len(node.args) > index else default
 
 
+def _affine(node: Node) -> tuple[Node | None, Node | None]:
+    """What scales and what shifts the result."""
+    return _argument(node, 2), _argument(node, 3)
+
+
 def _is_group_norm(node: Node) -> bool:
     if not is_op(node, GROUP_NORM) or node.args[1] != 1:
         return False
@@ -74,70 +82,66 @@ def _is_layer_norm(node: Node) -> bool:
 
 
 class _Editor:
-    """A graph being edited, with one stored row of weights per number of channels."""
+    """A graph being edited, and the tensors stored for it."""
 
     def __init__(self, program: ExportedProgram, module: GraphModule) -> None:
         self.module = module
         self.constants = dict(program.constants)
         self.specs: list[InputSpec] = list(program.graph_signature.input_specs)
-        self._rows: dict[tuple[int, ...], Node] = {}
+        self._stored: dict[tuple, Node] = {}
 
     def replace_group_norm(self, node: Node) -> None:
         graph, channels = self.module.graph, node.args[0].meta["val"].shape[1]
-        row = self._row(1, channels, 1, 1)
-        affine = [_argument(node, 2), _argument(node, 3)]
+        mean_of, scale, shift = self._row(1, channels, 1, 1), *_affine(node)
+        if scale is None and shift is not None:
+            scale = self._constant("ones", torch.ones(channels))
         with graph.inserting_before(node):
-            # Per channel, to be added to and multiplied with (N, C, H, W).
-            scale, shift = (
-                v and call(graph, node, aten.view.default, v, [1, channels, 1, 1]) for v in affine
-            )
 
-            def mean(value: Node) -> Node:
+            def mean(value: Node, offset: Node | None = None) -> Node:
                 pixels = call(graph, node, aten.mean.dim, value, [2, 3], True)
-                return call(graph, node, aten.conv2d.default, pixels, row)
+                return call(graph, node, aten.conv2d.default, pixels, mean_of, offset)
 
-            eps = _argument(node, 4, _EPS)
-            result = _normalized(graph, node, mean, eps, scale, shift)
+            result = self._normalized(node, mean)
+            if scale is not None:
+                # One operator for both, and weights that lie as the convolution reads them.
+                kernel = call(graph, node, aten.view.default, scale, [channels, 1, 1, 1])
+                own = ([1, 1], [0, 0], [1, 1], channels)  # stride, padding, dilation, groups
+                result = call(graph, node, aten.conv2d.default, result, kernel, shift, *own)
         supersede(graph, node, result)
 
     def replace_layer_norm(self, node: Node) -> None:
-        graph = self.module.graph
-        row = self._row(1, node.args[1][0])
+        graph, mean_of = self.module.graph, self._row(1, node.args[1][0])
+        scale, shift = _affine(node)
         with graph.inserting_before(node):
 
-            def mean(value: Node) -> Node:
-                return call(graph, node, aten.linear.default, value, row)
+            def mean(value: Node, offset: Node | None = None) -> Node:
+                return call(graph, node, aten.linear.default, value, mean_of, offset)
 
-            scale, shift = _argument(node, 2), _argument(node, 3)
-            result = _normalized(graph, node, mean, _argument(node, 4, _EPS), scale, shift)
+            result = self._normalized(node, mean)
+            if scale is not None:
+                result = call(graph, node, aten.mul.Tensor, result, scale)
+            if shift is not None:
+                result = call(graph, node, aten.add.Tensor, result, shift)
         supersede(graph, node, result)
+
+    def _normalized(self, node: Node, mean: Mean) -> Node:
+        """``node``'s first argument of mean 0 and variance 1; ``mean`` averages a value."""
+        graph, source = self.module.graph, node.args[0]
+        eps = self._constant("eps", torch.tensor([_argument(node, 4, _EPS)]))
+        centred = call(graph, node, aten.sub.Tensor, source, mean(source))
+        squares = call(graph, node, aten.mul.Tensor, centred, centred)
+        inverse = call(graph, node, aten.rsqrt.default, mean(squares, eps))
+        return call(graph, node, aten.mul.Tensor, centred, inverse)
 
     def _row(self, *shape: int) -> Node:
         """The weights of a mean over the second axis of ``shape``."""
-        if shape not in self._rows:
-            value = torch.full(shape, 1.0 / shape[1])
-            name = "mean_of_" + "_".join(map(str, shape[1:]))
-            self._rows[shape] = add_constant(self.module, self.specs, self.constants, name, value)
-        return self._rows[shape]
+        return self._constant("mean", torch.full(shape, 1.0 / shape[1]))
 
-
-def _normalized(
-    graph: torch.fx.Graph,
-    node: Node,
-    mean: Mean,
-    eps: float,
-    scale: Node | None,
-    shift: Node | None,
-) -> Node:
-    """The norm of ``node``'s first argument; ``mean`` inserts what averages a value."""
-    source = node.args[0]
-    centred = call(graph, node, aten.sub.Tensor, source, mean(source))
-    variance = mean(call(graph, node, aten.mul.Tensor, centred, centred))
-    safe = call(graph, node, aten.add.Tensor, variance, eps)
-    inverse = call(graph, node, aten.rsqrt.default, safe)
-    result = call(graph, node, aten.mul.Tensor, centred, inverse)
-    if scale is not None:
-        result = call(graph, node, aten.mul.Tensor, result, scale)
-    if shift is not None:
-        result = call(graph, node, aten.add.Tensor, result, shift)
-    return result
+    def _constant(self, what: str, value: torch.Tensor) -> Node:
+        """A stored tensor whose elements are all equal, shared by all that want the same."""
+        element = float(value.flatten()[0])
+        key = (what, tuple(value.shape), element)
+        if key not in self._stored:
+            name = f"{what}_{len(self._stored)}"
+            self._stored[key] = add_constant(self.module, self.specs, self.constants, name, value)
+        return self._stored[key]

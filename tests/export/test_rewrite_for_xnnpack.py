@@ -1,5 +1,7 @@
 """What XNNPACK lacks, written with what it has: the same numbers, and one delegate."""
 
+import copy
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -78,7 +80,7 @@ def test_a_large_mean_does_not_cancel(captured):
     x = torch.randn(MAP) + 300
     with torch.no_grad():
         theirs = module(x)
-        exact = module.double()(x.double())
+        exact = copy.deepcopy(module).double()(x.double())
     ours = values(result, x)[0]
     assert (ours - exact).abs().max() < 4 * (theirs - exact).abs().max() + 1e-6
 
@@ -86,7 +88,7 @@ def test_a_large_mean_does_not_cancel(captured):
 def test_norms_of_equal_width_share_their_weights(captured):
     module = nn.Sequential(nn.GroupNorm(1, 6), nn.ReLU(), nn.GroupNorm(1, 6))
     result = NormalizeByMeans()(decomposed(captured, module, torch.zeros(MAP)))
-    assert len(result.constants) == 1
+    assert len(result.constants) == 2  # the mean's weights, and eps
     assert_same(result, module, torch.randn(MAP))
 
 
@@ -94,7 +96,7 @@ def test_norms_keep_name_module_and_line(captured):
     program = decomposed(captured, nn.Sequential(nn.GroupNorm(1, 6)), torch.zeros(MAP))
     before = next(n for n in program.graph.nodes if n.target is aten.group_norm.default)
     after = {n.name: n for n in NormalizeByMeans()(program).graph.nodes}
-    assert after[before.name].target is aten.add.Tensor
+    assert after[before.name].target is aten.conv2d.default
     made = [n for n in after.values() if n.op == "call_function"]
     assert {module_path(n) for n in made} == {module_path(before)} == {"0"}
     assert {source_line(n) for n in made} == {source_line(before)}
