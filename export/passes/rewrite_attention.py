@@ -35,7 +35,7 @@ class RewriteAttention(Pass):
             if not _matches(node):
                 continue
             with module.graph.inserting_before(node):
-                node.replace_all_uses_with(_plain(module.graph, node))
+                node.replace_all_uses_with(plain_attention(module.graph, node))
             module.graph.erase_node(node)
         return rebuild(program, module)
 
@@ -44,24 +44,26 @@ class RewriteAttention(Pass):
         return f"{', '.join(left)} is still of another rank" if left else ""
 
 
-def _argument(node: Node, index: int, name: str, default: object) -> object:
+def argument(node: Node, index: int, name: str, default: object) -> object:
+    """An argument of an operator, given by position or by name."""
     return node.args[index] if len(node.args) > index else node.kwargs.get(name, default)
 
 
 def _matches(node: Node) -> bool:
-    mask = _argument(node, 3, "attn_mask", None)
+    mask = argument(node, 3, "attn_mask", None)
     return (
         node.args[0].meta["val"].dim() != USUAL_RANK
-        and not _argument(node, 4, "dropout_p", 0.0)
-        and not _argument(node, 5, "is_causal", False)
+        and not argument(node, 4, "dropout_p", 0.0)
+        and not argument(node, 5, "is_causal", False)
         and not node.kwargs.get("enable_gqa", False)
         and (mask is None or mask.meta["val"].is_floating_point())
     )
 
 
-def _plain(graph: torch.fx.Graph, node: Node) -> Node:
+def plain_attention(graph: torch.fx.Graph, node: Node) -> Node:
+    """Insert the products and the softmax that an attention ``node`` stands for; the result."""
     query, key, value = node.args[:3]
-    mask = _argument(node, 3, "attn_mask", None)
+    mask = argument(node, 3, "attn_mask", None)
     scale = node.kwargs.get("scale")
     if scale is None:
         scale = 1 / math.sqrt(query.meta["val"].shape[-1])

@@ -8,6 +8,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from .base import Pass
+from .expand_attention import ExpandAttention
 from .flatten_matmul import FlattenMatmul
 from .fold_constants import FoldConstants
 from .normalize_by_means import NormalizeByMeans
@@ -19,6 +20,7 @@ from .surgery import copy_graph, rebuild
 _STEPS: tuple[type[Pass], ...] = (
     NormalizeByMeans,
     SliceInsteadOfSplit,
+    ExpandAttention,
     FlattenMatmul,
     RepeatByBroadcast,
     FoldConstants,

@@ -11,6 +11,7 @@ from torch.nn import functional  # noqa: E402
 
 from edgekit.export.passes import Decompose, RemoveDeadCode  # noqa: E402
 from edgekit.export.passes.cast_precision import cast_precision  # noqa: E402
+from edgekit.export.passes.expand_attention import ExpandAttention  # noqa: E402
 from edgekit.export.passes.flatten_matmul import FlattenMatmul  # noqa: E402
 from edgekit.export.passes.normalize_by_means import NormalizeByMeans  # noqa: E402
 from edgekit.export.passes.repeat_by_broadcast import RepeatByBroadcast  # noqa: E402
@@ -131,11 +132,13 @@ def test_norms_in_sixteen_bits_are_left_alone(captured):
         lambda x: x.split(2, dim=1)[2] - x.split([1, 5], dim=1)[0],
         lambda x: x.split([3, 1], -1)[0] * x.split([3, 1], -1)[1],
         lambda x: x.chunk(2, 2)[1] + 1,
+        lambda x: x.unbind(1)[4] * x.unbind(-1)[2][:, :5].sum(),
+        lambda x: x.permute(2, 0, 1, 3).unbind()[1] + 1,
     ],
 )
 def test_parts_are_sliced(captured, function):
     result = rewritten(captured, SliceInsteadOfSplit, function, torch.zeros(MAP))
-    assert not {str(op) for op in operators(result) if "split" in str(op) or "chunk" in str(op)}
+    assert not {str(op) for op in operators(result) if "split" in str(op) or "unbind" in str(op)}
     x = torch.randn(MAP)
     assert torch.equal(values(result, x)[0], function(x))
 
@@ -173,6 +176,37 @@ def test_other_products_are_left_alone(captured, function, shape, dynamic):
     program = decomposed(captured, Function(function), torch.zeros(shape), dynamic)
     assert aten.matmul.default in operators(program)
     assert operators(FlattenMatmul()(program)) == operators(program)
+
+
+def test_attention_is_written_out(captured):
+    def function(x):
+        return functional.scaled_dot_product_attention(x, x + 1, x * 2, scale=0.3)
+
+    result = rewritten(captured, ExpandAttention, function, torch.zeros(MAP))
+    assert operators(result).count(aten.matmul.default) == 2
+    assert aten.scaled_dot_product_attention.default not in operators(result)
+    x = torch.randn(MAP)
+    torch.testing.assert_close(values(result, x)[0], function(x))
+
+
+def test_heads_are_put_together_after_attention(captured):
+    def function(x):
+        mixed = functional.scaled_dot_product_attention(x, x, x)
+        return mixed.transpose(1, 2).reshape(2, 5, 24)
+
+    program = decomposed(captured, Function(function), torch.zeros(MAP))
+    x = torch.randn(MAP)
+    result = values(rewrite_for_xnnpack(program), x)[0]
+    torch.testing.assert_close(result, function(x))
+
+
+@pytest.mark.parametrize(
+    "options", [{"is_causal": True}, {"attn_mask": torch.tril(torch.ones(5, 5)).bool()}]
+)
+def test_masked_attention_is_left_alone(captured, options):
+    module = Function(lambda x: functional.scaled_dot_product_attention(x, x, x, **options))
+    program = decomposed(captured, module, torch.zeros(MAP))
+    assert operators(ExpandAttention()(program)) == operators(program)
 
 
 @pytest.mark.parametrize("factors", [(2, 2), (3, 1), (1, 4)])
