@@ -90,6 +90,8 @@ def command(
         if place is not None:
             place.finish(document)
             out.note(f"wrote {place.path}")
+        if opened.manifest.model.weights.startswith("random"):
+            out.warn(f"{opened.manifest.model.name} has random weights: its answers mean nothing")
         out.result(document, lambda console: _show(console, loaded, answers, unavailable))
 
 

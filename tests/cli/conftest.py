@@ -109,7 +109,9 @@ def onnx_model() -> bytes:
 def make_bundle(tmp_path, onnx_model):
     """Write a bundle around the tiny model: ``make_bundle(task="tensors", name="b.edgekit")``."""
 
-    def make(task="classification", name="tiny", params=None, openvino=False) -> Path:
+    def make(
+        task="classification", name="tiny", params=None, openvino=False, weights="by hand"
+    ) -> Path:
         with BundleWriter(tmp_path / name) as writer:
             writer.add("graphs/forward/onnx/model.onnx", onnx_model)
             writer.add("assets/labels.txt", "\n".join(LABELS).encode())
@@ -126,7 +128,7 @@ def make_bundle(tmp_path, onnx_model):
             }
             return writer.finish(
                 {
-                    "model": {"name": "tiny", "source": "tiny", "weights": "by hand"},
+                    "model": {"name": "tiny", "source": "tiny", "weights": weights},
                     "task": {
                         "kind": task,
                         "params": CLASSIFICATION | (params or {})

@@ -22,6 +22,12 @@ def test_a_picture_gets_its_labels(program, bundle, picture):
     assert len(labels(result)) == 3
 
 
+def test_answers_of_random_weights_are_called_so(edgekit, make_bundle, picture):
+    done = edgekit("run", make_bundle(weights="random (seed 0)"), picture)
+    assert done.code == 0
+    assert "tiny has random weights: its answers mean nothing" in done.err
+
+
 def test_people_read_the_labels(edgekit, bundle, picture):
     done = edgekit("run", bundle, picture)
     assert done.code == 0
