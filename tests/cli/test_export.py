@@ -180,7 +180,7 @@ def test_a_target_that_refuses_is_told_with_the_rest(edgekit, place):
 
 
 def test_a_departure_exits_5_and_is_kept_aside(edgekit, place):
-    strict = '{"nmse": 1e-40, "rel_range": 1e-30}'
+    strict = '{"nmse": -1}'  # which nothing keeps: this network may well be equal bit for bit
     options = ("--tolerance", strict, "--json", "--quiet", "--no-report")
     done = edgekit("export", TINY, "-o", "b", *options)
     assert done.code == 5
