@@ -68,6 +68,19 @@ class Verification(_Record):
     notes: tuple[str, ...] = ()
 
 
+class Accuracy(_Record):
+    """How many labelled pictures were told right, in percent.
+
+    ``top5`` counts those whose class is among the five most likely. ``disagreements`` is how
+    many were answered differently by PyTorch's eager fp32 network; None where it was not asked.
+    """
+
+    top1: float = Field(ge=0, le=100)
+    top5: float = Field(ge=0, le=100)
+    samples: int = Field(ge=1)
+    disagreements: int | None = Field(default=None, ge=0)
+
+
 class Artifact(_Record):
     """What one target made of one graph.
 
@@ -88,6 +101,7 @@ class Artifact(_Record):
     operators: dict[str, int] = {}
     details: dict[str, Any] = {}  # delegation, engines, recipe, opset, …
     verify: Verification | None = None
+    accuracy: Accuracy | None = None
 
 
 class Graph(_Record):
@@ -139,6 +153,18 @@ class DeviceHint(_Record):
     threads: int | None = Field(default=None, ge=1)
 
 
+class EvaluationInfo(_Record):
+    """The labelled pictures on which accuracy was measured, and PyTorch's own on them.
+
+    ``sha256`` is of the list of samples: each one's name, class and content, in order. Each
+    artifact has its own figures; latencies are not here, since they differ from run to run.
+    """
+
+    dataset: str
+    sha256: Sha256
+    pytorch: Accuracy
+
+
 class FileEntry(_Record):
     """One file of the bundle, path relative and with forward slashes."""
 
@@ -161,6 +187,7 @@ class Manifest(_Record):
     precision: str = "fp32"
     drift_allowed: bool = False
     device: DeviceHint | None = None
+    evaluation: EvaluationInfo | None = None
     graphs: tuple[Graph, ...]
     tools: dict[str, str] = {}
     files: tuple[FileEntry, ...]

@@ -87,11 +87,18 @@ def manifest_digest(manifest: Manifest) -> str:
 
 def _plain(manifest: Manifest, *without: str) -> dict:
     """The manifest as JSON's own values, as it is written and digested."""
-    # A bundle for no device in particular has the bytes and the digest, under which its
-    # measurements are kept, that it had before there was such a field.
-    leave = {*without, *(() if manifest.device else ("device",))}
     # Through pydantic's own JSON, which writes infinities as strings.
-    return json.loads(manifest.model_dump_json(exclude=leave))
+    plain = json.loads(manifest.model_dump_json(exclude=set(without)))
+    # A bundle without them has the bytes and the digest, under which its measurements are
+    # kept, that it had before there were such fields.
+    artifacts = (artifact for graph in plain["graphs"] for artifact in graph["artifacts"])
+    for record, later in ((plain, "device"), (plain, "evaluation")):
+        if record[later] is None:
+            del record[later]
+    for artifact in artifacts:
+        if artifact["accuracy"] is None:
+            del artifact["accuracy"]
+    return plain
 
 
 def check_contract(manifest: Manifest) -> None:

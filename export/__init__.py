@@ -45,6 +45,7 @@ def export(
     report: bool = True,
     progress: Callable[[str], None] = lambda step: None,
 ) -> ExportResult:
+    evaluation: str | Path | None = None,
     """Capture a model, lower it to each target, verify each, and write one bundle.
 
     Args:
@@ -69,6 +70,8 @@ def export(
     Returns:
         what ``edgekit export --json`` prints. A target that failed does not raise: see
         ``status``, ``exit_code`` and :meth:`~.result.ExportResult.raise_for_status`.
+        evaluation: labelled pictures (see :mod:`edgekit.runtimes.labelled_pictures`) to
+            measure the accuracy on, in PyTorch and on every runtime.
 
     Raises:
         UsageError, InputError: the model, its weights or an option is wrong.
@@ -98,11 +101,12 @@ def export(
     progress("loading the model")
     loaded = _load(model, weights, inputs, resolution)
     place = Path(out) if out is not None else _default_out(loaded.name, precision)
-    manifest = write_bundle(loaded, chosen, place, options, progress)
+        evaluation=Path(evaluation) if evaluation is not None else None,
+    manifest, measured = write_bundle(loaded, chosen, place, options, progress)
     if report:
         progress("writing the report")
         refresh_report(place)
-    return describe_export(place, manifest)
+    return describe_export(place, manifest, measured)
 
 
 def check_options(options: ExportOptions) -> None:

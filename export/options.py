@@ -38,6 +38,7 @@ class ExportOptions:
         samples: real inputs to verify with; None takes what installed packages ship.
         locate: name the first node that departs where a target fails.
         device: what the bundle is made for; the manifest carries it.
+        evaluation: labelled pictures to measure the accuracy on.
     """
 
     precision: str = "fp32"
@@ -47,6 +48,7 @@ class ExportOptions:
     samples: Path | None = None
     locate: bool = False
     device: DeviceHint | None = None
+    evaluation: Path | None = None
 
 
 def parse_input(text: str) -> InputSpec:

@@ -14,14 +14,28 @@ import torch
 from torch import nn
 
 from edgekit.bundle import BundleWriter
-from edgekit.errors import BundleError, EdgekitError, MissingBackendError, UnsupportedError
+from edgekit.errors import (
+    BundleError,
+    EdgekitError,
+    MissingBackendError,
+    ParityError,
+    UnsupportedError,
+)
 from edgekit.manifest import Artifact, Graph, Manifest, ModelInfo, Verification
 
 from ..models.counting import count_macs, count_parameters
 from ..models.spec import LoadedModel
+from ..quant.evaluation import Evaluation, check_classes
 from ..quant.precision import failures
 from .captured import Captured, capture_graph
 from .conditioning import rounding_noise, widened
+from .evaluate import (
+    classifier_graph,
+    evaluate_export,
+    evaluation_info,
+    open_evaluation,
+    recorded,
+)
 from .locate import locate
 from .options import ExportOptions
 from .program import Program
@@ -53,20 +67,28 @@ def write_bundle(
     out: Path,
     options: ExportOptions,
     progress: Progress = lambda step: None,
-) -> Manifest:
+) -> tuple[Manifest, Evaluation | None]:
     """Export every graph of ``model`` to every target, and put the bundle at ``out``.
 
     A target that fails does not stop the others: its artifact says why.
 
+    Returns:
+        the manifest, and the evaluation if one was asked for.
+
     Raises:
         UsageError: ``out`` is something else than a bundle, or the inputs are wrong.
         UnsupportedError: the network cannot be captured.
+        InputError: the labelled pictures cannot be read, or are of other classes.
     """
+    pictures = open_evaluation(model, options.evaluation) if options.evaluation else None
+    evaluation = None
     with BundleWriter(out) as writer:
         graphs, programs = [], []
         for spec in model.graphs:
             progress(f"capturing {spec.name}")
             captured = capture_graph(model, spec, options)
+            if pictures is not None and spec is model.graphs[classifier_graph(model.graphs)]:
+                check_classes(_graph(captured.program), model.task, pictures)
             programs.append(captured.program)
             artifacts = []
             for target in targets:
@@ -75,6 +97,10 @@ def write_bundle(
             graphs.append(_record(writer, captured, artifacts))
         for name, asset in model.assets.items():
             writer.add(name, asset if isinstance(asset, bytes) else _shipped(asset))
+        if pictures is not None:
+            evaluation = evaluate_export(writer, model, graphs, pictures, progress)
+            chosen = classifier_graph(graphs)
+            graphs[chosen] = _judged(writer.root, graphs[chosen], evaluation)
         progress("writing the bundle")
         manifest = Manifest(
             edgekit=_version("edgekit-toolkit") or "0",
@@ -83,12 +109,13 @@ def write_bundle(
             precision=options.precision,
             drift_allowed=options.allow_drift,
             device=options.device,
+            evaluation=evaluation_info(evaluation) if evaluation else None,
             graphs=tuple(graphs),
             tools=_tools(),
             files=(),
         )
         writer.finish(manifest)
-    return manifest
+    return manifest, evaluation
 
 
 def _shipped(asset: str) -> bytes:
@@ -241,6 +268,18 @@ def _rooted(details: dict, folder: str) -> dict:
     if "recipe" in details:
         details["recipe"] = f"{folder}/{details['recipe']}"
     return details
+
+
+def _judged(root: Path, graph: Graph, evaluation: Evaluation) -> Graph:
+    """The graph with the accuracy of its artifacts; one that answers with NaN is rejected."""
+    broken = {row.target: row.error for row in evaluation.rows if type(row.error) is ParityError}
+    artifacts = [
+        _reject(root, artifact.model_copy(update={"status": "failed", **_reason(error)}))
+        if (error := broken.get(artifact.target))
+        else artifact
+        for artifact in recorded(graph, evaluation).artifacts
+    ]
+    return graph.model_copy(update={"artifacts": tuple(artifacts)})
 
 
 def _reject(root: Path, artifact: Artifact) -> Artifact:

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, Final
 from edgekit.errors import MissingBackendError
 from edgekit.manifest import TARGETS, Artifact, Graph, Manifest
 
+from . import report_accuracy, report_timings
 from . import report_charts as charts
-from . import report_timings
 from . import report_words as words
 
 if TYPE_CHECKING:
@@ -119,6 +119,7 @@ def _context(manifest: Manifest, measurements: Sequence[Mapping[str, Any]]) -> d
         "limits": _limits(cards),
         "parity": charts.parity_plot(_parity_entries(manifest)),
         "parity_rows": [_parity_row(g, a, manifest) for g, a in _artifacts(manifest)],
+        "accuracy": report_accuracy.accuracy(manifest),
         "sizes": _sizes(manifest),
         "total": words.size(sum(f.bytes for f in manifest.files)),
         "weights_size": words.size(4 * params) if params else "",

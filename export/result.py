@@ -10,6 +10,8 @@ from typing import Any
 from edgekit.errors import EdgekitError, MissingBackendError, ParityError, UnsupportedError
 from edgekit.manifest import Artifact, Graph, Manifest
 
+from ..quant.evaluation import Evaluation
+
 # Where targets fail in different ways the command exits with the gravest: a wrong answer
 # before a refusal, a refusal before something that is not installed.
 _GRAVITY = (5, 6, 1, 4, 7, 8, 9, 3)
@@ -49,6 +51,7 @@ class ExportResult:
     Attributes:
         bundle: the bundle that was written. model: its name. precision: as asked.
         targets: in the order asked. device: what it was made for, as the manifest has it.
+        evaluation: accuracy and latency on labelled pictures, if that was asked for.
     """
 
     bundle: Path
@@ -57,6 +60,7 @@ class ExportResult:
     weights: str
     targets: tuple[TargetResult, ...]
     device: dict[str, Any] | None = None
+    evaluation: dict[str, Any] | None = None
 
     @property
     def exit_code(self) -> int:
@@ -84,8 +88,10 @@ class ExportResult:
         return {**asdict(self), "bundle": str(self.bundle)}
 
 
-def describe_export(bundle: Path, manifest: Manifest) -> ExportResult:
-    """The result as the manifest records it."""
+def describe_export(
+    bundle: Path, manifest: Manifest, evaluation: Evaluation | None = None
+) -> ExportResult:
+    """The result as the manifest records it, with the evaluation's timings."""
     order = dict.fromkeys(a.target for graph in manifest.graphs for a in graph.artifacts)
     return ExportResult(
         bundle=bundle,
@@ -94,6 +100,7 @@ def describe_export(bundle: Path, manifest: Manifest) -> ExportResult:
         weights=manifest.model.weights,
         targets=tuple(_target(bundle, name, manifest.graphs) for name in order),
         device=manifest.device.model_dump(mode="json") if manifest.device else None,
+        evaluation=evaluation.to_json() if evaluation else None,
     )
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgekit.cli.accuracy import show_evaluation
 from edgekit.cli.options import Json, Locate, Quiet, Tolerance
 from edgekit.cli.output import Output, size, table
 from edgekit.errors import EdgekitError, MissingBackendError
@@ -72,6 +73,10 @@ Report = Annotated[
     bool, typer.Option("--report/--no-report", help="Write report.html, with a quick timing.")
 ]
 
+Eval = Annotated[
+    Path | None,
+    typer.Option("--eval", help="Labelled pictures to measure the accuracy on: a folder or file."),
+]
 
 def command(
     model: Model,
@@ -93,6 +98,7 @@ def command(
 ) -> int:
     """Take a model to its targets, verify each against PyTorch, and write one bundle.
 
+    evaluation: Eval = None,
     Exits 5 if an artifact is not the same model any more (it is kept as *.rejected), 4 if a
     target does not support an operator, 3 if a back end is not installed. The targets that
     work are in the bundle all the same.
@@ -121,6 +127,7 @@ def command(
         return _run(output, model, arguments, report)
 
 
+        "evaluation": evaluation,
 def _profile(device: str | None) -> "Profile | None":
     if device is None:
         return None
@@ -158,6 +165,9 @@ def _run(output: Output, model: str, arguments: dict[str, Any], report: bool) ->
 def _export(output: Output, model: str, arguments: dict[str, Any]) -> "ExportResult":
     from edgekit.export import export
 
+    for row in (result.evaluation or {}).get("rows", ()):
+        if row["reason"]:
+            output.note(f"no accuracy on {row['runtime']}: {row['reason']}")
     need_torch()
     with output.steps() as step:
         return export(model, report=False, progress=step, **arguments)
@@ -210,6 +220,8 @@ def _remarks(one: "TargetResult") -> list[str]:
     return [note for check in checks if check["level"] == "ran" for note in check["notes"]]
 
 
+    if result.evaluation:
+        show_evaluation(console, result.evaluation)
 def _row(one: "TargetResult") -> tuple:
     checks = [graph.verify for graph in one.graphs if graph.verify]
     level = LEVELS[checks[0]["level"]] if checks else ""

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from edgekit.bundle import Bundle
-    from edgekit.manifest import Artifact, DeviceHint, Graph, TensorSpec
+    from edgekit.manifest import Artifact, DeviceHint, Graph, Manifest, TensorSpec
 
 OPERATORS_SHOWN = 12
 
@@ -51,6 +51,7 @@ def _show(console: "Console", bundle: "Bundle") -> None:
         "task": manifest.task.kind,
         "precision": manifest.precision + (" (drift allowed)" if manifest.drift_allowed else ""),
         "made for": _device(manifest.device) if manifest.device else None,
+        "accuracy": _accuracy(manifest),
         "files": f"{len(manifest.files)}, {size(total)}, every checksum right",
         "digest": bundle.digest,
         "made with": ", ".join(
@@ -63,6 +64,17 @@ def _show(console: "Console", bundle: "Bundle") -> None:
             console.print(f"{name + ':':12s}{value}")
     for graph in manifest.graphs:
         _show_graph(console, graph)
+
+
+def _accuracy(manifest: "Manifest") -> str | None:
+    """Top-1 of PyTorch and of each artifact, on what."""
+    found = manifest.evaluation
+    if found is None:
+        return None
+    figures = [("PyTorch", found.pytorch)]
+    figures += [(a.target, a.accuracy) for graph in manifest.graphs for a in graph.artifacts]
+    said = ", ".join(f"{name} {one.top1:.2f} %" for name, one in figures if one)
+    return f"{said} (top-1 on {found.pytorch.samples:,} pictures of {found.dataset})"
 
 
 def _device(hint: "DeviceHint") -> str:
