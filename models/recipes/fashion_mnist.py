@@ -36,6 +36,7 @@ from .training_state import load_state, save_state, write_tensors
 
 DATA: Final = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package puts it
 EPOCHS: Final = 12
+MOST_EPOCHS: Final = 30  # with --minutes alone: more bring little
 INTERRUPTED: Final = 130
 _RESERVE: Final = 0.9  # share of --minutes that is planned: a machine is not always as fast
 
@@ -99,7 +100,7 @@ def train(options: argparse.Namespace) -> float:
     if options.resume and state.is_file():
         trainer, run = _resumed(trainer, run, state, options)
     elif options.minutes is not None:
-        trainer, run = _within(trainer, run, options.minutes)
+        trainer, run = _within(trainer, run, options.minutes, options.epochs or MOST_EPOCHS)
     _announce(trainer, run, options)
     _epochs(trainer, run, state)
     _write(options.out, trainer, run)
@@ -123,7 +124,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", default="cpubone-nano", help="a name of `edgekit models`")
     add("--data", type=Path, default=DATA, help="idx files, or train/ and test/ of class folders")
     add("-o", "--out", type=Path, required=True, help="the checkpoint, a .safetensors file")
-    add("--epochs", type=int, help=f"passes over the data ({EPOCHS}); with --minutes, at most")
+    add(
+        "--epochs",
+        type=int,
+        help=f"passes over the data ({EPOCHS}); with --minutes, at most ({MOST_EPOCHS})",
+    )
     add("--minutes", type=float, help="as many epochs as fit into this time")
     add("--resolution", type=int, default=32, help="height and width in pixels (32)")
     add("--batch", type=int, default=defaults.batch, help=f"pictures a step ({defaults.batch})")
@@ -219,10 +224,10 @@ def _resumed(
     return trainer, run
 
 
-def _within(trainer: Trainer, run: Run, minutes: float) -> tuple[Trainer, Run]:
-    """The same run with as many epochs as fit into the time."""
+def _within(trainer: Trainer, run: Run, minutes: float, most: int) -> tuple[Trainer, Run]:
+    """The same run with as many epochs as fit into the time, up to ``most``."""
     fitting = max(1, trainer.epochs_in(60 * minutes * _RESERVE))
-    epochs = min(fitting, run.chosen.epochs)
+    epochs = min(fitting, most)
     chosen = replace(run.chosen, epochs=epochs)
     trainer.chosen = chosen
     print(f"{fitting} epochs fit into {minutes:g} minutes here; {epochs} are made")
