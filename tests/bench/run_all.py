@@ -55,6 +55,7 @@ def main() -> int:
             run("bench_session_overhead.py", bundle),
             run("bench_export.py"),
             run("bench_latency.py", bundle),
+            run("bench_speedup.py", "40", bundle),
         ]
     after = load()
     print(f"\n== summary (load {before:.2f} before, {after:.2f} after, {cores} cores)")
