@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from edgekit.manifest import DeviceHint
 
+    from ..models.sources import SourceOptions
     from ..models.spec import LoadedModel
     from .options import ExportOptions
     from .result import ExportResult
@@ -37,15 +38,17 @@ def export(
     inputs: Any = (),
     dynamic: Mapping[str, Mapping[str, tuple[int, int]]] | None = None,
     resolution: tuple[int, int] | None = None,
+    head: str | None = None,
+    classes: int | None = None,
     tolerance: Mapping[str, float] | None = None,
     allow_drift: bool = False,
     samples: str | Path | None = None,
     locate: bool = False,
     device: DeviceHint | None = None,
+    evaluation: str | Path | None = None,
     report: bool = True,
     progress: Callable[[str], None] = lambda step: None,
 ) -> ExportResult:
-    evaluation: str | Path | None = None,
     """Capture a model, lower it to each target, verify each, and write one bundle.
 
     Args:
@@ -58,20 +61,23 @@ def export(
             :class:`~edgekit.models.spec.InputSpec`.
         dynamic: per input and axis (number or name), the smallest and largest size.
         resolution: (height, width) of pictures.
+        head: what a network of the registry ends in: ``classification``, ``features``,
+            ``retinanet`` or ``semantic-fpn``; None: as the checkpoint says, or a classifier.
+        classes: how many it tells apart; None: as the checkpoint says or shows.
         tolerance: bounds on ``nmse``, ``cosine`` or ``rel_range`` in place of the precision's.
         allow_drift: keep artifacts that fail the comparison, and say so in the manifest.
         samples: real inputs to verify with, beside seeded random ones.
         locate: where a target fails, name the first node that departs.
         device: what the bundle is made for, for whoever runs it there; it changes no artifact.
             :meth:`edgekit.devices.profiles.Profile.hint` gives one.
+        evaluation: labelled pictures (see :mod:`edgekit.runtimes.labelled_pictures`) to
+            measure the accuracy on, in PyTorch and on every runtime.
         report: write ``report.html``.
         progress: called with each step in words.
 
     Returns:
         what ``edgekit export --json`` prints. A target that failed does not raise: see
         ``status``, ``exit_code`` and :meth:`~.result.ExportResult.raise_for_status`.
-        evaluation: labelled pictures (see :mod:`edgekit.runtimes.labelled_pictures`) to
-            measure the accuracy on, in PyTorch and on every runtime.
 
     Raises:
         UsageError, InputError: the model, its weights or an option is wrong.
@@ -79,6 +85,8 @@ def export(
     """
     from edgekit.bundle import BundleWriter
 
+    from ..models.sources import SourceOptions
+    from ..models.sources.python_callable import describe_inputs
     from .options import ExportOptions
     from .pipeline import write_bundle
     from .result import describe_export
@@ -93,15 +101,16 @@ def export(
         samples=Path(samples) if samples is not None else None,
         locate=locate,
         device=device,
+        evaluation=Path(evaluation) if evaluation is not None else None,
     )
     check_options(options)
     if out is not None:
         with BundleWriter(out):
             pass  # what cannot be written is said now, not after the model is loaded
     progress("loading the model")
-    loaded = _load(model, weights, inputs, resolution)
+    said = SourceOptions(weights, describe_inputs(inputs), resolution, head, classes)
+    loaded = _load(model, said)
     place = Path(out) if out is not None else _default_out(loaded.name, precision)
-        evaluation=Path(evaluation) if evaluation is not None else None,
     manifest, measured = write_bundle(loaded, chosen, place, options, progress)
     if report:
         progress("writing the report")
@@ -138,16 +147,14 @@ def _default_out(name: str, precision: str) -> Path:
     return Path(name if precision == "fp32" else f"{name}-{precision}")
 
 
-def _load(
-    model: Any, weights: str | None, inputs: Any, resolution: tuple[int, int] | None
-) -> LoadedModel:
-    from ..models.sources import SourceOptions, load_model
-    from ..models.sources.python_callable import describe_inputs, from_module
+def _load(model: Any, said: SourceOptions) -> LoadedModel:
+    from ..models.sources import load_model, refuse_head
+    from ..models.sources.python_callable import from_module
     from ..models.spec import LoadedModel
 
     if isinstance(model, LoadedModel):
         return model
-    options = SourceOptions(weights, describe_inputs(inputs), resolution)
     if isinstance(model, str):
-        return load_model(model, options)
-    return from_module(model, type(model).__name__, type(model).__name__, options)
+        return load_model(model, said)
+    refuse_head(type(model).__name__, said)
+    return from_module(model, type(model).__name__, type(model).__name__, said)

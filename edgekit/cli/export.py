@@ -65,7 +65,18 @@ Device = Annotated[
     str | None,
     typer.Option("--device", help="A name of `edgekit devices` or a TOML file: its defaults."),
 ]
+Head = Annotated[
+    str | None,
+    typer.Option("--head", help="classification, features, retinanet or semantic-fpn."),
+]
+Classes = Annotated[
+    int | None, typer.Option("--classes", help="How many it tells apart; else as trained.")
+]
 Samples = Annotated[Path | None, typer.Option("--samples", help="Real inputs to verify with, too.")]
+Eval = Annotated[
+    Path | None,
+    typer.Option("--eval", help="Labelled pictures to measure the accuracy on: a folder or file."),
+]
 AllowDrift = Annotated[
     bool, typer.Option("--allow-drift", help="Keep what fails the comparison, and say so.")
 ]
@@ -73,10 +84,6 @@ Report = Annotated[
     bool, typer.Option("--report/--no-report", help="Write report.html, with a quick timing.")
 ]
 
-Eval = Annotated[
-    Path | None,
-    typer.Option("--eval", help="Labelled pictures to measure the accuracy on: a folder or file."),
-]
 
 def command(
     model: Model,
@@ -87,8 +94,11 @@ def command(
     inputs: Inputs = None,
     dynamic: Dynamic = None,
     resolution: Resolution = None,
+    head: Head = None,
+    classes: Classes = None,
     device: Device = None,
     samples: Samples = None,
+    evaluation: Eval = None,
     tolerance: Tolerance = None,
     allow_drift: AllowDrift = False,
     locate: Locate = False,
@@ -98,7 +108,6 @@ def command(
 ) -> int:
     """Take a model to its targets, verify each against PyTorch, and write one bundle.
 
-    evaluation: Eval = None,
     Exits 5 if an artifact is not the same model any more (it is kept as *.rejected), 4 if a
     target does not support an operator, 3 if a back end is not installed. The targets that
     work are in the bundle all the same.
@@ -115,7 +124,10 @@ def command(
         "inputs": [parse_input(text) for text in inputs or ()],
         "dynamic": parse_dynamic(dynamic or ()),
         "resolution": parse_resolution(resolution),
+        "head": head,
+        "classes": classes,
         "samples": samples,
+        "evaluation": evaluation,
         "tolerance": parse_tolerance(tolerance),
         "allow_drift": allow_drift,
         "locate": locate,
@@ -127,7 +139,6 @@ def command(
         return _run(output, model, arguments, report)
 
 
-        "evaluation": evaluation,
 def _profile(device: str | None) -> "Profile | None":
     if device is None:
         return None
@@ -154,6 +165,9 @@ def _run(output: Output, model: str, arguments: dict[str, Any], report: bool) ->
     if result.weights.startswith("random"):
         output.warn(f"{result.model} has {result.weights} weights; give --weights FILE")
     output.result(result.to_json(), lambda console: _show(console, result))
+    for row in (result.evaluation or {}).get("rows", ()):
+        if row["reason"]:
+            output.note(f"no accuracy on {row['runtime']}: {row['reason']}")
     for one in result.targets:
         if one.reason:
             output.warn(f"{one.target} {one.status}: {one.reason}")
@@ -165,9 +179,6 @@ def _run(output: Output, model: str, arguments: dict[str, Any], report: bool) ->
 def _export(output: Output, model: str, arguments: dict[str, Any]) -> "ExportResult":
     from edgekit.export import export
 
-    for row in (result.evaluation or {}).get("rows", ()):
-        if row["reason"]:
-            output.note(f"no accuracy on {row['runtime']}: {row['reason']}")
     need_torch()
     with output.steps() as step:
         return export(model, report=False, progress=step, **arguments)
@@ -209,6 +220,8 @@ def _write_report(output: Output, result: "ExportResult") -> None:
 def _show(console: "Console", result: "ExportResult") -> None:
     columns = ("target", "status", "how it was checked", ">NMSE", "computes in", ">size")
     console.print(table(columns, (_row(one) for one in result.targets)))
+    if result.evaluation:
+        show_evaluation(console, result.evaluation)
     console.print(f"bundle: {result.bundle}")
     if (report := result.bundle / "report.html").is_file():
         console.print(f"report: {report}")
@@ -220,8 +233,6 @@ def _remarks(one: "TargetResult") -> list[str]:
     return [note for check in checks if check["level"] == "ran" for note in check["notes"]]
 
 
-    if result.evaluation:
-        show_evaluation(console, result.evaluation)
 def _row(one: "TargetResult") -> tuple:
     checks = [graph.verify for graph in one.graphs if graph.verify]
     level = LEVELS[checks[0]["level"]] if checks else ""
