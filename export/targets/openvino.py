@@ -15,6 +15,7 @@ from edgekit.bundle import Files
 from edgekit.errors import UnsupportedError
 from edgekit.manifest import Artifact
 
+from ...runtimes.sessions.openvino import precision_hint
 from ..program import Program
 from .base import Lowered, Target, refuse, shorten
 from .need import need
@@ -86,7 +87,7 @@ class OpenVinoTarget(Target):
         wanted = [name for name in names if name in inside]
         # A value that is an output already is not added again.
         model.add_outputs([name for name in wanted if name not in _output_names(model)])
-        hint = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}[artifact.precision]
+        hint = precision_hint(core, artifact.precision)
         compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint})
         results = compiled(list(inputs.values()))
         return {
