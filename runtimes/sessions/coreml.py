@@ -51,17 +51,17 @@ class CoreMLSession(Session):
             description = self._model.get_spec().description
         except (RuntimeError, ValueError, OSError) as e:
             raise refused(self.runtime, artifact.file, e) from e
-        self._feeds = _pair(artifact.file, graph.inputs, description.input)
-        self._fetches = _pair(artifact.file, graph.outputs, description.output)
+        self._feeds = pair_features(artifact.file, graph.inputs, description.input)
+        self._fetches = pair_features(artifact.file, graph.outputs, description.output)
         self.effective_precision = artifact.effective_precision or artifact.precision
 
     def _run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        feed = {theirs: _to_multiarray(inputs[spec.name]) for spec, theirs in self._feeds}
+        feed = {theirs: to_multiarray(inputs[spec.name]) for spec, theirs in self._feeds}
         try:
             results = self._model.predict(feed)
         except (RuntimeError, ValueError) as e:
             raise failed(self.runtime, e) from e
-        return {spec.name: _from_multiarray(results[t], spec) for spec, t in self._fetches}
+        return {spec.name: from_multiarray(results[t], spec) for spec, t in self._fetches}
 
     def close(self) -> None:
         """Release the model."""
@@ -85,7 +85,7 @@ def _load_library() -> Any:
     return coremltools
 
 
-def _pair(
+def pair_features(
     file: str | None, specs: tuple[TensorSpec, ...], features: Any
 ) -> list[tuple[TensorSpec, str]]:
     """Our tensors with Core ML's names: by name where all agree, otherwise by position."""
@@ -99,14 +99,14 @@ def _pair(
     return list(zip(specs, names, strict=True))
 
 
-def _to_multiarray(array: np.ndarray) -> np.ndarray:
+def to_multiarray(array: np.ndarray) -> np.ndarray:
     """Core ML's arrays are float16, float32, float64 or int32, of rank 1 at least."""
     if array.dtype.kind in "iub" and array.dtype != np.int32:
         array = array.astype(np.int32)
     return np.atleast_1d(np.ascontiguousarray(array))
 
 
-def _from_multiarray(value: Any, spec: TensorSpec) -> np.ndarray:
+def from_multiarray(value: Any, spec: TensorSpec) -> np.ndarray:
     array = np.asarray(value).astype(spec.dtype, copy=True)
     # A scalar comes back with one axis.
     return array.reshape(()) if spec.shape == () else array

@@ -29,10 +29,10 @@ def test_it_runs_on_apple_systems_only(tmp_path):
 
 def test_tensors_are_paired_by_name_or_by_position():
     a, b = spec("a"), spec("b")
-    assert coreml._pair("m", (a, b), features("b", "a")) == [(a, "a"), (b, "b")]
-    assert coreml._pair("m", (a, b), features("x", "y")) == [(a, "x"), (b, "y")]
+    assert coreml.pair_features("m", (a, b), features("b", "a")) == [(a, "a"), (b, "b")]
+    assert coreml.pair_features("m", (a, b), features("x", "y")) == [(a, "x"), (b, "y")]
     with pytest.raises(BundleError, match="does not fit"):
-        coreml._pair("m", (a, b), features("a"))
+        coreml.pair_features("m", (a, b), features("a"))
 
 
 @pytest.mark.parametrize(
@@ -46,12 +46,12 @@ def test_tensors_are_paired_by_name_or_by_position():
     ],
 )
 def test_inputs_become_what_core_ml_takes(given, dtype, shape):
-    array = coreml._to_multiarray(given)
+    array = coreml.to_multiarray(given)
     assert (array.dtype, array.shape, array.flags.c_contiguous) == (dtype, shape, True)
 
 
 def test_outputs_become_what_the_manifest_says():
-    array = coreml._from_multiarray(np.array([1.0], np.float32), spec("n", "int64", ()))
+    array = coreml.from_multiarray(np.array([1.0], np.float32), spec("n", "int64", ()))
     assert (array.dtype, array.shape) == (np.int64, ())
-    half = coreml._from_multiarray(np.ones(2, np.float32), spec("y", "float16"))
+    half = coreml.from_multiarray(np.ones(2, np.float32), spec("y", "float16"))
     assert half.dtype == np.float16

@@ -1,0 +1,48 @@
+"""MIL's operators, a family a file. Importing this package fills the table."""
+
+from . import (
+    activation,
+    binary,
+    conv,
+    fill,
+    gather,
+    linear,
+    norm,
+    pooling,
+    quantisation,
+    reduction,
+    resize,
+    scatter,
+    shape,
+    slicing,
+    sort,
+    space,
+    state,
+    unary,
+)
+from .table import OPERATORS, UnknownOperatorError, check_known, compute
+
+__all__ = [
+    "OPERATORS",
+    "UnknownOperatorError",
+    "activation",
+    "binary",
+    "check_known",
+    "compute",
+    "conv",
+    "fill",
+    "gather",
+    "linear",
+    "norm",
+    "pooling",
+    "quantisation",
+    "reduction",
+    "resize",
+    "scatter",
+    "shape",
+    "slicing",
+    "sort",
+    "space",
+    "state",
+    "unary",
+]
