@@ -13,7 +13,6 @@ from pathlib import Path
 
 from contenders import BARE, BURST, RUNTIMES, THREADS, Contender, plain_onnx, race, stop_all
 
-SHAPE = (1, 3, 224, 224)
 PLAIN, TIMM = "bare onnxruntime", "bare, mobilenetv3_large_100"
 
 

@@ -10,91 +10,19 @@ of two bursts. The median of those ratios counts. Random input, the engine's run
 bf16 answers as fp32 does is another question: see ``edgekit export --eval``.
 """
 
-import json
 import os
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from bench_latency import SHAPE, plain_onnx
+from contenders import BARE, THREADS, Contender, plain_onnx, race, stop_all
 
-BURST, SETTLE, WARM_UP = 5, 2, 10
-THREADS = (1, 2)
 MODEL = "cpubone-b0"
-BARE = "bare onnxruntime"
+PLAIN = "bare onnxruntime"
 LIMITS = {"fp32": 1.1, "bf16": 1.7}
 TARGETS = {"fp32": ["onnx", "openvino", "executorch"], "bf16": ["openvino"]}
-
-
-@dataclass(eq=False)
-class Row:
-    """One contender with one number of threads, in a process of its own."""
-
-    name: str
-    threads: int
-    process: subprocess.Popen
-    runtime: str = ""
-    bursts: list[list[float]] = field(default_factory=list)
-
-    def ask(self, settle: int, samples: int) -> dict:
-        self.process.stdin.write(f"{settle} {samples}\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
-
-    def medians(self) -> np.ndarray:
-        """The median of each burst, in milliseconds."""
-        return np.array([np.median(burst) for burst in self.bursts])
-
-
-def start(name: str, path: str, threads: int) -> Row:
-    process = subprocess.Popen(
-        [sys.executable, __file__, "--serve", name, path, str(threads)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    row = Row(name, threads, process)
-    row.runtime = row.ask(WARM_UP, 1)["runtime"]
-    return row
-
-
-def engine(name: str, path: str, threads: int) -> tuple[str, Callable[[], object]]:
-    """What a row runs on, and one run of it."""
-    image = np.random.default_rng(0).standard_normal(SHAPE).astype(np.float32)
-    if name != BARE:
-        from edgekit.runtimes import load
-
-        session = load(path, threads=threads)
-        feed = {session.inputs[0].name: image}
-        return f"{session.runtime}, {session.effective_precision}", lambda: session.run(feed)
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    bare = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    feed = {bare.get_inputs()[0].name: image}
-    return "onnxruntime, fp32", lambda: bare.run(None, feed)
-
-
-def serve(name: str, path: str, threads: int) -> None:
-    """Answer each line ``SETTLE SAMPLES`` with that many times in milliseconds."""
-    runtime, call = engine(name, path, threads)
-    for line in sys.stdin:
-        settle, samples = map(int, line.split())
-        for _ in range(settle):
-            call()
-        times = []
-        for _ in range(samples):
-            before = time.perf_counter_ns()
-            call()
-            times.append((time.perf_counter_ns() - before) / 1e6)
-        print(json.dumps({"runtime": runtime, "times": times}), flush=True)
 
 
 def has_bf16() -> bool:
@@ -122,41 +50,31 @@ def save_measurements(bundle: str) -> None:
     subprocess.run([sys.executable, "-c", run, *command], check=True, stdout=subprocess.DEVNULL)
 
 
-def contenders(folder: Path, bundle: str | None) -> dict[str, str]:
-    """Row name -> what it loads; the baseline first."""
+def contenders(folder: Path, bundle: str | None) -> dict[str, tuple[str, str]]:
+    """Row name -> its engine, and what that loads; the baseline first."""
     from edgekit.models import build
 
-    found = {BARE: plain_onnx(build(MODEL), folder / "bare.onnx")}
+    found = {PLAIN: (BARE, plain_onnx(build(MODEL), folder / "bare.onnx"))}
     for precision in ("fp32", *(["bf16"] if has_bf16() else [])):
         given = bundle if precision == "fp32" else None
-        found[precision] = given or export(precision, folder)
-        save_measurements(found[precision])
+        found[precision] = ("auto", given or export(precision, folder))
+        save_measurements(found[precision][1])
     return found
 
 
-def measure(rows: list[Row], rounds: int) -> None:
-    """In turns, each round beginning with another row."""
-    order = list(rows)
-    for _ in range(rounds):
-        for row in order:
-            row.bursts.append(row.ask(SETTLE, BURST)["times"])
-        order = order[1:] + order[:1]
-
-
-def show(rows: list[Row]) -> dict[tuple[str, int], float]:
+def show(rows: list[Contender]) -> dict[tuple[str, int], float]:
     """Print every row; by how much it is faster than the baseline, by name and threads."""
-    bare = {row.threads: row.medians() for row in rows if row.name == BARE}
-    print(f"{MODEL:22s}  {'runs on':20s} threads     min      p50     speed-up")
+    bare = {row.threads: row for row in rows if row.name == PLAIN}
+    print(f"{MODEL}: {'':16s} runs on {'':12s} threads     min      p50   speed-up")
     found = {}
     for row in rows:
-        ratios = bare[row.threads] / row.medians()
+        ratios = bare[row.threads].slower_than(row)
         speed = found[row.name, row.threads] = float(np.median(ratios))
-        times = np.concatenate(row.bursts)
-        name = row.name if row.name == BARE else f"edgekit auto, {row.name}"
+        name = row.name if row.name == PLAIN else f"edgekit auto, {row.name}"
         low, high = np.percentile(ratios, (25, 75))
         print(
-            f"{name:22s}  {row.runtime:20s} {row.threads:7d} {times.min():7.2f}  "
-            f"{np.median(times):7.2f} ms  {speed:.2f}x  (half of the rounds {low:.2f}-{high:.2f})"
+            f"{name:24s}  {row.runs_on:24s} {row.threads:3d} {row.times.min():7.2f}  "
+            f"{row.p50:7.2f} ms  {speed:.2f}x  (half of the rounds {low:.2f}-{high:.2f})"
         )
     return found
 
@@ -178,22 +96,17 @@ def verdict(found: dict[tuple[str, int], float]) -> int:
 
 
 def main(rounds: int = 40, bundle: str | None = None) -> int:
-    rows: list[Row] = []
+    rows: list[Contender] = []
     with tempfile.TemporaryDirectory() as folder:
         os.environ["EDGEKIT_HOME"] = f"{folder}/home"  # the user's own figures stay as they are
         try:
-            for name, path in contenders(Path(folder), bundle).items():
-                rows += [start(name, path, threads) for threads in THREADS]
-            measure(rows, rounds)
+            for name, (engine, path) in contenders(Path(folder), bundle).items():
+                rows += [Contender.start(name, engine, path, threads) for threads in THREADS]
+            race(rows, rounds)
         finally:
-            for row in rows:
-                row.process.kill()
-                row.process.wait()
+            stop_all(rows)
     return verdict(show(rows))
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--serve"]:
-        serve(sys.argv[2], sys.argv[3], int(sys.argv[4]))
-        sys.exit(0)
     sys.exit(main(*map(int, sys.argv[1:2]), *sys.argv[2:3]))

@@ -56,6 +56,7 @@ def main() -> int:
             run("bench_export.py"),
             run("bench_latency.py", bundle),
             run("bench_speedup.py", "40", bundle),
+            run("bench_families.py"),
         ]
     after = load()
     print(f"\n== summary (load {before:.2f} before, {after:.2f} after, {cores} cores)")
