@@ -5,7 +5,7 @@ Run: ``make demo``, or ``python -m edgekit.apps.quickstart [PHOTO] [-o OUT]``.
 EfficientNet-Lite0 with its ImageNet weights is exported to every target and measured, then
 labels a photograph on every runtime that runs here. The three CPU runtimes must give the
 same five labels in the same order; otherwise the exit code is 5. What cannot run on this
-machine is not claimed to: TensorRT engines are compiled, Core ML packages converted.
+machine is not claimed to: TensorRT engines are compiled, Core ML packages interpreted.
 """
 
 from __future__ import annotations
@@ -161,7 +161,9 @@ def coreml_line(artifact: Artifact) -> str:
 
 def _check(artifact: Artifact) -> str:
     level = artifact.verify.level if artifact.verify else "not checked"
-    return "ran here" if level == "ran" else f"{level}, not run here"
+    if level in ("ran", "interpreted"):
+        return f"{level} here, compared with PyTorch"
+    return f"{level}, not run here"
 
 
 if __name__ == "__main__":

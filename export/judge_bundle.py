@@ -7,18 +7,27 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekit.bundle import Bundle
-from edgekit.errors import BundleError, EdgekitError, ParityError, UsageError
+from edgekit.bundle import Bundle, Files
+from edgekit.errors import (
+    BundleError,
+    EdgekitError,
+    MissingBackendError,
+    ParityError,
+    UsageError,
+)
 from edgekit.manifest import Artifact, Graph, Verification
 
 from .reference import Reference, load_reference
 from .verify import REJECTED, restored, verify_artifact
 
 if TYPE_CHECKING:
+    from ..runtimes.sessions.base import Session
     from .captured import Captured
     from .locate import Location
 
-# Level of an artifact whose runtime is not here, if the manifest does not say.
+# What was found about an artifact without running it holds on every machine.
+WITHOUT_RUNNING = ("compiled", "converted")
+# Level of an artifact that cannot be run here, if the manifest knows no such level of it.
 UNKNOWN = "converted"
 
 
@@ -114,7 +123,8 @@ def _judge(
                 graph,
                 plain,
                 reference,
-                level=before.level if before and before.level != "ran" else UNKNOWN,
+                level=before.level if before and before.level in WITHOUT_RUNNING else UNKNOWN,
+                interpret=_interpret,
                 # The exporter may have found that fp32 can promise less for this network.
                 tolerance=tolerance or (before.thresholds if before else None),
             )
@@ -132,6 +142,15 @@ def _judge(
         verify=check,
         effective_precision=precision,
     )
+
+
+def _interpret(files: Files, graph: Graph, artifact: Artifact) -> Session | None:
+    """By the artifact's target, which is there where the exporter is installed."""
+    try:
+        from .targets import choose
+    except ImportError as error:
+        raise MissingBackendError("the exporter is not installed", str(error)) from error
+    return choose([artifact.target])[0].interpret(files, graph, artifact)
 
 
 def _capture_again(bundle: Bundle, graph: Graph, samples: Path | None) -> Captured:

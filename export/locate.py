@@ -1,7 +1,7 @@
 """Name the first node of the common graph where an artifact departs.
 
 Two ways to look inside. Where the emitted file keeps the graph's value names (ONNX,
-OpenVINO), its intermediate values are read from the artifact itself. Elsewhere prefixes of
+OpenVINO, Core ML), its intermediate values are read from the artifact itself. Elsewhere prefixes of
 the common graph are lowered again and bisected, which finds a fault of the lowering but
 not a file that was changed afterwards; the answer says which was done.
 """
@@ -28,7 +28,7 @@ from ..quant.precision import failures, thresholds
 from .passes.surgery import constant_of, copy_graph, rebuild
 from .program import Program, module_path, source_line
 from .reference import Reference
-from .verify import PlainFolder, judge, open_session
+from .verify import PlainFolder, judge, open_to_judge
 
 if TYPE_CHECKING:
     from .captured import Captured
@@ -98,7 +98,8 @@ def _telling(
 ) -> int:
     """Index of the sample on which the artifact departs most: not every input shows a fault."""
     reference = captured.reference
-    with open_session(files, graph, artifact, target.runtime) as session:
+    opened = open_to_judge(files, graph, artifact, target.runtime, target.interpret)
+    with opened.session as session:
         errors = [
             judge(session, Reference((sample,), (outputs,)))[0].nmse
             for sample, outputs in zip(reference.samples, reference.outputs, strict=True)
@@ -231,7 +232,10 @@ class _Probe:
                 precision=self.precision,
             )
             graph = Graph(name="prefix", inputs=program.inputs, outputs=program.outputs)
-            with open_session(PlainFolder(root), graph, artifact, self.target.runtime) as session:
+            opened = open_to_judge(
+                PlainFolder(root), graph, artifact, self.target.runtime, self.target.interpret
+            )
+            with opened.session as session:
                 values = session.run(self.sample)
             nodes = program.exported.graph_signature.user_outputs
             return dict(zip(nodes, values.values(), strict=True))

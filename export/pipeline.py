@@ -163,6 +163,7 @@ def export_graph(
             captured.reference,
             level=target.level,
             runtime=target.runtime,
+            interpret=target.interpret,
             tolerance=options.tolerance,
             notes=lowered.notes,
         )

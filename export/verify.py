@@ -7,14 +7,21 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from edgekit.bundle import Files
-from edgekit.errors import EdgekitError, InputError, MissingBackendError, ParityError
+from edgekit.errors import (
+    EdgekitError,
+    InputError,
+    MissingBackendError,
+    ParityError,
+    UnsupportedError,
+)
 from edgekit.manifest import Artifact, Graph, Level, Metrics, Verification
 from edgekit.metrics import compare, worst
 
@@ -25,6 +32,9 @@ from .reference import Reference
 
 REJECTED = ".rejected"
 
+# What runs an artifact where its runtime is not: see Target.interpret.
+Interpret = Callable[[Files, Graph, Artifact], Session | None]
+
 
 def verify_artifact(
     files: Files,
@@ -34,42 +44,100 @@ def verify_artifact(
     *,
     level: Level = "converted",
     runtime: str | None = None,
+    interpret: Interpret | None = None,
     tolerance: Mapping[str, float] | None = None,
     notes: tuple[str, ...] = (),
 ) -> tuple[Verification, str | None]:
     """Run an artifact on its runtime and hold its outputs against the reference.
 
+    Where its runtime is not here the target's interpreter stands in, if it has one that
+    knows all of the artifact's operators.
+
     Args:
-        level: how it is verified where its runtime is not here (``compiled``, ``converted``).
+        level: how it is verified where neither is here (``compiled``, ``converted``).
         runtime: which runtime; by default the one for the artifact's target.
+        interpret: the target's own way to run it without the runtime.
         tolerance: bounds that replace some of the precision's own.
-        notes: what the target says about the check.
+        notes: what the target says about the check if nothing is run.
 
     Returns:
-        the verification, and the effective precision if the artifact ran.
+        the verification, and the effective precision if the artifact was run.
 
     Raises:
         BundleError, UnsupportedError: the runtime does not load the artifact.
+        ParityError: an interpreted program contradicts itself.
     """
     bounds = thresholds(artifact.precision, tolerance)
+
+    def unrun(why: str) -> tuple[Verification, None]:
+        said = (*notes, f"not run here: {why}")
+        return Verification(level=level, passed=True, thresholds=bounds, notes=said), None
+
     try:
-        session = open_session(files, graph, artifact, runtime)
+        opened = open_to_judge(files, graph, artifact, runtime, interpret)
     except MissingBackendError as error:
-        why = f"not run here: {error.why or error.what}"
-        return Verification(level=level, passed=True, thresholds=bounds, notes=(*notes, why)), None
-    with session:
-        metrics, notes = judge(session, reference)
+        return unrun(error.why or error.what)
+    with opened.session as session:
+        try:
+            metrics, remarks = judge(session, reference)
+        except UnsupportedError as error:
+            if not opened.absent:
+                raise
+            return unrun(f"{opened.absent}; nor interpreted: {error.what}")
         precision = session.effective_precision
     broken = failures(metrics, bounds)
     check = Verification(
-        level="ran",
+        level="interpreted" if opened.absent else "ran",
         passed=not broken,
         metrics=metrics,
         thresholds=bounds,
         samples=reference.origins,
-        notes=(*notes, *broken),
+        notes=(*opened.notes, *remarks, *broken),
     )
     return check, precision
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A session to judge by. ``absent`` says why its runtime is not here, if it stands in."""
+
+    session: Session
+    absent: str = ""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the verification should know."""
+        if not self.absent:
+            return ()
+        return (f"not run here ({self.absent}): a reference interpreter computed it",)
+
+
+def open_to_judge(
+    files: Files,
+    graph: Graph,
+    artifact: Artifact,
+    runtime: str | None = None,
+    interpret: Interpret | None = None,
+) -> Opened:
+    """The artifact on its runtime, or on its target's interpreter where that is not here.
+
+    Raises:
+        MissingBackendError: neither can run it here; its ``why`` covers both.
+    """
+    try:
+        return Opened(open_session(files, graph, artifact, runtime))
+    except MissingBackendError as error:
+        absent = error
+    why = absent.why or absent.what
+    try:
+        session = interpret(files, graph, artifact) if interpret else None
+    except (MissingBackendError, UnsupportedError) as error:
+        raise MissingBackendError(
+            absent.what, f"{why}; nor interpreted: {error.what}", absent.next_step
+        ) from error
+    if session is None:
+        raise absent
+    return Opened(session, why)
 
 
 def open_session(

@@ -230,7 +230,7 @@ def _show(console: "Console", result: "ExportResult") -> None:
 def _remarks(one: "TargetResult") -> list[str]:
     """What a reader should know of a comparison that was made."""
     checks = [graph.verify for graph in one.graphs if graph.verify]
-    return [note for check in checks if check["level"] == "ran" for note in check["notes"]]
+    return [note for check in checks if check["metrics"] for note in check["notes"]]
 
 
 def _row(one: "TargetResult") -> tuple:

@@ -20,8 +20,9 @@ from .interpreter import Interpreter
 from .program import HELD, Function
 from .reader import read_package
 
-# What coremltools appends to a value's name when it makes it fp16.
-_CAST = "_cast_fp16"
+# What coremltools appends to a value's name when it makes it fp16; torch.fx counts further
+# nodes of a name from 1, so that "_0" is never another node's.
+_ENDINGS = ("", "_cast_fp16", "_0_cast_fp16")
 
 
 class InterpretedSession(Session):
@@ -72,9 +73,11 @@ def values_inside(
     function, _ = read_package(package)
     interpreter = Interpreter(function)
     inside = {named.name for step in function.block.operations for named in step.outputs}
-    wanted = {
-        emitted: name for name in names for emitted in (name, name + _CAST) if emitted in inside
-    }
+    wanted = {}
+    for name in names:
+        spelled = [name + ending for ending in _ENDINGS if name + ending in inside]
+        if spelled:
+            wanted[spelled[0]] = name
     try:
         with torch.no_grad():
             _, seen = interpreter.run(_held(function, inputs), watched=wanted.keys())

@@ -17,8 +17,9 @@ import numpy as np
 
 from edgekit.bundle import Files
 from edgekit.errors import UnsupportedError
-from edgekit.manifest import Artifact, Level
+from edgekit.manifest import Artifact, Graph, Level
 
+from ...runtimes.sessions.base import Session
 from ..program import Program, describe_node
 
 
@@ -48,8 +49,8 @@ class Target(ABC):
     Attributes:
         name: as typed after ``--target``.
         runtime: the session that runs the artifact (see ``edgekit.runtimes``).
-        level: how strongly an artifact can be verified on this machine; ``ran`` means
-            that the verifier loads it in its session and compares.
+        level: how strongly an artifact is verified where it cannot be run; where its
+            runtime is, the verifier loads it in its session and compares (``ran``).
     """
 
     name: ClassVar[str]
@@ -70,6 +71,19 @@ class Target(ABC):
             UnsupportedError: an operator, a shape or the precision is not supported; it
                 names the operator and the module that it comes from.
         """
+
+    def interpret(self, files: Files, graph: Graph, artifact: Artifact) -> Session | None:
+        """Something that runs the artifact as emitted where its runtime is not.
+
+        Returns:
+            a session, or None where the target has no such thing.
+
+        Raises:
+            UnsupportedError: it does not know an operator; it names it.
+            MissingBackendError: what it needs is not installed.
+            BundleError: the artifact is damaged.
+        """
+        return None
 
     def tap(
         self,

@@ -1,4 +1,4 @@
-"""Core ML: an ``.mlpackage`` with an ML program. Not runnable here, so checked by structure."""
+"""Core ML: an ``.mlpackage`` with an ML program, checked by structure and interpreted."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ import re
 import uuid
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch.export import ExportedProgram
 from torch.utils._sympy.value_ranges import ValueRanges
 
+from edgekit.bundle import Files
 from edgekit.errors import ParityError, UnsupportedError
-from edgekit.manifest import TensorSpec
+from edgekit.manifest import Artifact, Graph, TensorSpec
 
+from ...runtimes.sessions.base import Session
 from ..passes.rewrite_for_coreml import rewrite_for_coreml
 from ..program import Program
 from .base import Lowered, Target, refuse, shorten
@@ -64,6 +67,25 @@ class CoreMLTarget(Target):
                 "Apple systems only, so no numbers were compared",
             ),
         )
+
+    def interpret(self, files: Files, graph: Graph, artifact: Artifact) -> Session:
+        self.check()
+        from ..mil import InterpretedSession
+
+        with _quiet():
+            return InterpretedSession(files, graph, artifact)
+
+    def tap(
+        self,
+        files: Files,
+        artifact: Artifact,
+        names: Sequence[str],
+        inputs: Mapping[str, np.ndarray],
+    ) -> dict[str, np.ndarray]:
+        from ..mil import values_inside
+
+        with _quiet():
+            return values_inside(files.folder(artifact.file or ""), names, inputs)
 
 
 def _convert(program: Program, precision: str) -> Any:

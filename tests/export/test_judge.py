@@ -103,12 +103,12 @@ def test_the_command_prints_one_document_and_nothing_else(again):
         assert Path(graph["file"]).exists()
         assert graph["bytes"] > 0
         assert graph["verify"]["passed"] is True
-        if graph["verify"]["level"] == "ran":
+        if graph["verify"]["level"] in ("ran", "interpreted"):
             metrics = graph["verify"]["metrics"]
             assert set(metrics) == {"max_abs", "rel_range", "nmse", "cosine"}
             assert metrics["nmse"] < 1e-9
     levels = {t["target"]: t["graphs"][0]["verify"]["level"] for t in document["targets"]}
-    assert [levels[name] for name in NAMES[:4]] == ["ran", "ran", "ran", "converted"]
+    assert [levels[name] for name in NAMES[:4]] == ["ran", "ran", "ran", "interpreted"]
     assert levels["tensorrt"] in ("compiled", "ran")
     assert "Traceback" not in done.stderr
 
@@ -199,7 +199,7 @@ def test_the_command_says_where_it_departs(forged, monkeypatch, capsys):
     assert (document["passed"], document["model"]) == (False, "tiny")
     onnx_artifact, coreml = document["artifacts"]
     assert onnx_artifact["located"].startswith("aten.conv2d.default (conv2d) in stem.conv")
-    assert (coreml["status"], coreml["verify"]["level"]) == ("ok", "converted")
+    assert (coreml["status"], coreml["verify"]["level"]) == ("ok", "interpreted")
     reason, located = said.err.splitlines()
     assert reason.startswith("warning: onnx failed: onnx departs from PyTorch: nmse")
     assert located.startswith("warning: onnx first departs at aten.conv2d.default")
@@ -264,7 +264,9 @@ def test_a_bundle_is_judged_without_torch(everywhere):
     assert document["passed"] is True
     levels = {a["target"]: a["verify"]["level"] for a in document["artifacts"]}
     assert levels["onnx"] == "ran"
-    assert levels["executorch"] == "converted"
+    assert levels["executorch"] == levels["coreml"] == "converted"
+    (coreml,) = (a for a in document["artifacts"] if a["target"] == "coreml")
+    assert "nor interpreted: the exporter is not installed" in coreml["verify"]["notes"][-1]
     located = command("verify", everywhere.path, "--locate", prelude=prelude)
     assert (located.returncode, located.stdout) == (3, "")
     assert len(located.stderr.splitlines()) == 1
