@@ -7,6 +7,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("coremltools")
 
 import torch.nn.functional as F  # noqa: E402
+from scipy.ndimage import map_coordinates  # noqa: E402
 
 from .mil_programs import builder, close, interpret, normal  # noqa: E402
 
@@ -171,3 +172,58 @@ def test_resample_at_whole_pixels():
         places,
     )
     close(found[0, :, 0], np.stack([x[0, :, 1, 4], x[0, :, 3, 0]], 1))
+
+
+def test_crop_resize_on_apples_example():
+    """From the tests of coremltools: outside the picture is the given value."""
+    x = np.arange(1, 17, dtype=np.float32).reshape(1, 1, 4, 4)
+    boxes = np.array([[0.1, 0.3, 1.3, 1.0], [0.5, 1.8, 1.0, 0.3], [0.0, 0.4, 0.6, 0.7]], np.float32)
+    found = interpret(
+        lambda v: mb.crop_resize(
+            x=v,
+            boxes=boxes,
+            box_indices=np.zeros(3, np.int32),
+            target_width=2,
+            target_height=2,
+            normalized_coordinates=True,
+            sampling_mode="ALIGN_CORNERS",
+            pad_value=np.float32(10),
+        ),
+        x,
+    )
+    wanted = [3.1, 5.2, 10.0, 10.0, 10.0, 7.9, 10.0, 13.9, 2.2, 3.1, 9.4, 10.3]
+    close(found, np.array(wanted).reshape(3, 1, 2, 2))
+
+
+@pytest.mark.parametrize("size", [(3, 4), (1, 1)])
+@pytest.mark.parametrize(
+    ("mode", "boxes"),
+    [
+        ("CORNERS_HEIGHT_FIRST", [[0.5, 1, 3.5, 4.2], [1, 0, 2, 5]]),
+        ("CORNERS_WIDTH_FIRST", [[1, 0.5, 4.2, 3.5], [0, 1, 5, 2]]),
+        ("CENTER_SIZE_HEIGHT_FIRST", [[2, 2.6, 3, 3.2], [1.5, 2.5, 1, 5]]),
+        ("CENTER_SIZE_WIDTH_FIRST", [[2.6, 2, 3.2, 3], [2.5, 1.5, 5, 1]]),
+    ],
+)
+def test_crop_resize(mode, boxes, size):
+    x = normal(2, 3, 5, 6)
+    found = interpret(
+        lambda v: mb.crop_resize(
+            x=v,
+            boxes=np.array(boxes, np.float32),
+            box_indices=np.array([1, 0], np.int32),
+            target_height=size[0],
+            target_width=size[1],
+            box_coordinate_mode=mode,
+            sampling_mode="ALIGN_CORNERS",
+        ),
+        x,
+    )
+    corners = [(0.5, 1, 3.5, 4.2), (1, 0, 2, 5)]
+    for crop, picture, (top, left, bottom, right) in zip(found, x[::-1], corners, strict=True):
+        middle = size == (1, 1)
+        rows = [(top + bottom) / 2] if middle else np.linspace(top, bottom, size[0])
+        columns = [(left + right) / 2] if middle else np.linspace(left, right, size[1])
+        places = np.meshgrid(rows, columns, indexing="ij")
+        for channel, plane in zip(crop, picture.astype(np.float64), strict=True):
+            close(channel, map_coordinates(plane, places, order=1))
