@@ -77,7 +77,7 @@ class Interpreter:
             seen.update((name, value) for name, value in results.items() if name in watched)
             for name in self._last_uses.get(index, ()):
                 del values[name]  # large pictures would otherwise pile up
-        return {name: values[name] for name in block.outputs}, seen
+        return dict(zip(block.outputs, _given(block, values), strict=True)), seen
 
     def _run(self, operation: Operation, values: Mapping[str, Any]) -> dict[str, Any]:
         try:
@@ -101,7 +101,7 @@ class Interpreter:
         values = {**outer, **dict(zip(block.inputs, given, strict=True))}
         for operation in block.operations:
             values.update(self._run(operation, values))
-        return [values[name] for name in block.outputs]
+        return _given(block, values)
 
     def _loop(self, operation: Operation, given: Any, values: Mapping[str, Any]) -> list[Any]:
         condition, body = operation.blocks
@@ -123,6 +123,12 @@ def _computed(operation: Operation, arguments: Mapping[str, Any]) -> list[Any]:
 
 def _contradiction(operation: Operation, why: str) -> ParityError:
     return ParityError(f"the ML program cannot be computed at {operation.describe()}", why)
+
+
+def _given(block: Block, values: Mapping[str, Any]) -> list[Any]:
+    if lost := [name for name in block.outputs if name not in values]:
+        raise ParityError(f"nothing in the ML program gives the value {lost[0]}")
+    return [values[name] for name in block.outputs]
 
 
 def _resolved(argument: Any, values: Mapping[str, Any]) -> Any:

@@ -141,7 +141,8 @@ def _type(message: Any) -> TensorType:
     from coremltools.proto import MIL_pb2
 
     tensor = message.tensorType
-    dtype = MIL_pb2.DataType.Name(tensor.dataType).lower()
+    kinds = MIL_pb2.DataType.DESCRIPTOR.values_by_number
+    dtype = kinds[tensor.dataType].name.lower() if tensor.dataType in kinds else "?"
     if dtype not in HELD:
         raise UnsupportedError(f"the interpreter does not know the type {dtype}")
     sizes = tensor.dimensions

@@ -139,6 +139,15 @@ def test_an_unknown_operator_is_named(package):
     assert caught.value.exit_code == 4
 
 
+def test_an_unknown_type_is_refused(package):
+    def edit(model):
+        block(model).operations[-1].outputs[0].type.tensorType.dataType = 77
+
+    change(package, edit)
+    with pytest.raises(UnsupportedError, match="does not know the type"):
+        read_package(package)
+
+
 def test_an_unknown_mode_is_named(package):
     def edit(model):
         for operation in block(model).operations:
@@ -177,6 +186,10 @@ def lost_value(last):
     last.inputs["y"].arguments[0].name = "lost"
 
 
+def lost_result(last):
+    last.outputs[0].name = "elsewhere"
+
+
 def lost_parameter(last):
     del last.inputs["y"]
 
@@ -188,6 +201,7 @@ def lost_parameter(last):
         (wrong_type, r"gives a real number at add .* not int32"),
         (wrong_shape, r"cannot be computed at add"),
         (lost_value, r"nothing gives the value 'lost'"),
+        (lost_result, r"nothing in the ML program gives the value add"),
         (lost_parameter, r"cannot be computed at add .*missing"),
     ],
 )

@@ -197,6 +197,12 @@ def test_gather(axis, dtype):
     close(single, np.take(x, 2, axis))
 
 
+def test_gather_of_one_element_is_a_scalar():
+    x = numbers(4)
+    found = interpret(lambda v: mb.gather(x=v, indices=np.int32(2), axis=0), x)
+    assert (found.shape, found.item()) == ((), 2)
+
+
 def test_gather_in_batches():
     x, indices = numbers(2, 5, 3), np.array([[3, 0], [1, 4]], np.int32)
     found = interpret(lambda v, i: mb.gather(x=v, indices=i, axis=1, batch_dims=1), x, indices)

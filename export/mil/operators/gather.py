@@ -42,7 +42,7 @@ def gather(
     if not batches:
         # The axes of the indices take the place of the axis they read.
         taken = x.index_select(place, chosen.reshape(-1))
-        result = taken.reshape(*x.shape[:place], *chosen.shape, *x.shape[place + 1 :])
+        result = taken.reshape((*x.shape[:place], *chosen.shape, *x.shape[place + 1 :]))
     else:
         shared = x.shape[:batches]
         flat_x, flat = (

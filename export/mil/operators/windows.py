@@ -29,7 +29,9 @@ def pads(
         sizes: of the input. windows: how far a kernel reaches, dilation included.
 
     ``same`` gives ceil(size / stride) outputs and needs just enough padding for that, the
-    odd one after the end (``same_lower``: before the start).
+    odd one after the end (``same_lower``: before the start). That is TensorFlow's rule, from
+    which coremltools takes the word as it is; the formula in its documentation of ``conv``
+    splits the padding of even kernels the other way round, and disregards the stride.
 
     Raises:
         UnknownOperatorError: another ``pad_type``.
