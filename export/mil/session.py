@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from edgekit.bundle import Files
-from edgekit.errors import BundleError, ParityError
+from edgekit.errors import BundleError, ParityError, UnsupportedError
 from edgekit.manifest import Artifact, Graph
 
 from ...runtimes.sessions.base import Session
@@ -68,10 +68,9 @@ def values_inside(
     """Values in a package's program under these names, as far as it has them.
 
     An fp16 program names a value after the node with an ending of its own. A program that
-    contradicts itself shows nothing.
+    contradicts itself or has operators that are not known shows nothing.
     """
     function, _ = read_package(package)
-    interpreter = Interpreter(function)
     inside = {named.name for step in function.block.operations for named in step.outputs}
     wanted = {}
     for name in names:
@@ -80,8 +79,8 @@ def values_inside(
             wanted[spelled[0]] = name
     try:
         with torch.no_grad():
-            _, seen = interpreter.run(_held(function, inputs), watched=wanted.keys())
-    except ParityError:
+            _, seen = Interpreter(function).run(_held(function, inputs), watched=wanted.keys())
+    except (ParityError, UnsupportedError):
         return {}
     return {wanted[emitted]: value.numpy() for emitted, value in seen.items()}
 

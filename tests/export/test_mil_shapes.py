@@ -83,6 +83,14 @@ def test_joining(axis, dtype):
     close(found[3], x)
 
 
+def test_scalars_are_joined_to_a_vector():
+    def build(x):
+        sizes = mb.shape(x=x)
+        return mb.concat(values=[mb.gather(x=sizes, indices=i, axis=0) for i in (2, 0)], axis=0)
+
+    assert interpret(build, numbers(3, 4, 5)).tolist() == [5, 3]
+
+
 def test_splitting():
     x = numbers(2, 6, 3)
     for part, wanted in zip(

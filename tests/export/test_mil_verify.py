@@ -241,6 +241,14 @@ def test_values_inside_are_those_of_the_common_graph(tmp_path, loaded, precision
         np.testing.assert_allclose(value, expected[name], rtol=0, atol=tolerance)
 
 
+def test_where_an_operator_is_not_known_no_value_is_shown(emitted, monkeypatch):
+    captured, files, _, artifact = emitted
+    sample = captured.reference.samples[0].inputs
+    assert CoreMLTarget().tap(files, artifact, ["transpose"], sample).keys() == {"transpose"}
+    monkeypatch.delitem(OPERATORS, "gelu")
+    assert CoreMLTarget().tap(files, artifact, ["transpose"], sample) == {}
+
+
 def test_an_operator_that_is_not_known_is_named_and_nothing_is_claimed(tmp_path, monkeypatch):
     monkeypatch.delitem(OPERATORS, "gelu")
     result = export(net(), ["coreml"], tmp_path / "b", report=False, locate=True)

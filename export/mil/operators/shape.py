@@ -78,8 +78,12 @@ def flatten2d(x: Tensor, axis: Tensor | int = 1) -> Tensor:
 
 @operator("concat")
 def concat(values: list[Tensor], axis: Tensor, interleave: Tensor | bool = False) -> Tensor:
-    """Joined along an axis, one after the other or element by element in turn."""
-    parts, place = several(values), integer(axis)
+    """Joined along an axis, one after the other or element by element in turn.
+
+    Scalars (sizes that were read off a shape) become the elements of a vector.
+    """
+    parts = [part if part.ndim else part.reshape(1) for part in several(values)]
+    place = integer(axis)
     if not interleave:
         return torch.cat(parts, place)
     place %= parts[0].ndim
