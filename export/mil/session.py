@@ -16,13 +16,13 @@ from edgekit.manifest import Artifact, Graph
 
 from ...runtimes.sessions.base import Session
 from ...runtimes.sessions.coreml import from_multiarray, pair_features, to_multiarray
+from ..passes.rewrite_for_coreml import value_name
 from .interpreter import Interpreter
 from .program import HELD, Function
 from .reader import read_package
 
-# What coremltools appends to a value's name when it makes it fp16; torch.fx counts further
-# nodes of a name from 1, so that "_0" is never another node's.
-_ENDINGS = ("", "_cast_fp16", "_0_cast_fp16")
+# What coremltools appends to a value's name when it makes it fp16.
+_CAST = "_cast_fp16"
 
 
 class InterpretedSession(Session):
@@ -65,18 +65,17 @@ class InterpretedSession(Session):
 def values_inside(
     package: Path, names: Sequence[str], inputs: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Values in a package's program under these names, as far as it has them.
+    """Values of nodes of the common graph, and outputs, as far as a package's program has them.
 
-    An fp16 program names a value after the node with an ending of its own. A program that
+    A program that
     contradicts itself or has operators that are not known shows nothing.
     """
     function, _ = read_package(package)
     inside = {named.name for step in function.block.operations for named in step.outputs}
-    wanted = {}
+    wanted = {name: name for name in names if name in function.block.outputs}
     for name in names:
-        spelled = [name + ending for ending in _ENDINGS if name + ending in inside]
-        if spelled:
-            wanted[spelled[0]] = name
+        own = value_name(name)
+        wanted |= {emitted: name for emitted in (own, own + _CAST) if emitted in inside}
     try:
         with torch.no_grad():
             _, seen = Interpreter(function).run(_held(function, inputs), watched=wanted.keys())

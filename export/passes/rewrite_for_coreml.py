@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 
 import torch
 from torch.export import ExportedProgram
 
+from .keep_names import mark_names, restore_names
 from .read_sizes import ReadSizes
 from .slice_instead_of_gather import SliceInsteadOfGather
 from .split_before_view import SplitBeforeView
@@ -23,10 +25,11 @@ def rewrite_for_coreml(program: ExportedProgram) -> ExportedProgram:
         3. Maps of dynamic size are enlarged by a factor (:class:`.UpsampleByScale`) and cut
            by a slice (:class:`.SliceInsteadOfGather`); their sizes are read off other maps
            (:class:`.ReadSizes`).
-        4. Any other that torch can express in core ATen operators is decomposed; what is
+        4. Nodes keep their names, by which the emitted program's values can be found.
+        5. Any other that torch can express in core ATen operators is decomposed; what is
            left after that is reported by the converter, by name.
     """
-    program = UpsampleByScale()(SplitBeforeView()(program))
+    program = UpsampleByScale()(SplitBeforeView()(mark_names(program)))
     known = _known_operators()
     table = torch.export.default_decompositions()
     unknown = {
@@ -42,7 +45,15 @@ def rewrite_for_coreml(program: ExportedProgram) -> ExportedProgram:
         rewritten = program.run_decompositions(chosen)
     # coremltools names the package's inputs after the graph's.
     named = rename_user_inputs(rewritten, user_inputs(program))
-    return ReadSizes()(SliceInsteadOfGather()(named))
+    return restore_names(ReadSizes()(SliceInsteadOfGather()(named)), value_name)
+
+
+def value_name(node: str) -> str:
+    """What the value of a node of the common graph is called in an ML program.
+
+    coremltools numbers helper values of its own like ``add_1``; an ending keeps ours apart.
+    """
+    return f"{node}_" if re.search(r"_\d+$", node) else node
 
 
 def _known_operators() -> set[str]:

@@ -35,11 +35,11 @@ def copy_graph(program: ExportedProgram) -> GraphModule:
     graph.output(value).meta = dict(original.meta)
     for old, new in copies.items():
         new.meta = dict(old.meta)
-        _set_name(new, old.name)
+        set_name(new, old.name)
     return GraphModule(program.graph_module, graph)
 
 
-def _set_name(node: Node, name: str) -> None:
+def set_name(node: Node, name: str) -> None:
     """Give ``node`` exactly this name, which no other node may have.
 
     fx itself would number a name that it has seen before, or that is one of Python's builtins
@@ -145,10 +145,10 @@ def rename_user_inputs(program: ExportedProgram, names: Sequence[str]) -> Export
             while free in taken:
                 free += "_"
             taken.add(free)
-            _set_name(nodes[name], free)
+            set_name(nodes[name], free)
     for node, name in zip(users, names, strict=True):
         node.target = name
-        _set_name(node, name)
+        set_name(node, name)
     return rebuild(program, module)
 
 
@@ -214,4 +214,4 @@ def supersede(graph: torch.fx.Graph, old: Node, new: Node) -> None:
     name = old.name
     old.replace_all_uses_with(new)
     graph.erase_node(old)
-    _set_name(new, name)
+    set_name(new, name)
