@@ -16,8 +16,6 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from edgekit.errors import UsageError
-
 from .backbone import Classifier, Layout
 from .dense_heads import assemble
 from .heads import CLASSIFICATION
@@ -133,6 +131,4 @@ def build(variant: str, head: str = CLASSIFICATION, classes: int | None = None) 
     >>> build("nano").config.widths
     (12, 24, 48, 96, 192)
     """
-    if variant not in CONFIGS:
-        raise UsageError(f"no CPUBone variant {variant!r}", f"there are {', '.join(CONFIGS)}")
-    return assemble(CPUBone, CONFIGS[variant], head, classes).eval()
+    return assemble(CPUBone, CONFIGS, variant, head, classes)

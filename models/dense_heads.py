@@ -17,7 +17,7 @@ where height and width are multiples of 32, and for RetinaNet everywhere.)
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -269,20 +269,31 @@ _DENSE = {"features": FeaturePyramid, "retinanet": RetinaNet, "semantic-fpn": Se
 
 
 def assemble(
-    classifier: type[Classifier], layout: Layout, head: str, classes: int | None
+    classifier: type[Classifier],
+    configs: Mapping[str, Layout],
+    variant: str,
+    head: str,
+    classes: int | None,
 ) -> nn.Module:
-    """A family's backbone with one of its heads.
+    """A network of a family with one of its heads, in eval mode.
 
     Args:
         classifier: the family's own class, for ``classification``.
+        configs: of the family, by variant.
         head: ``classification`` or one of :data:`.heads.HEADS`.
         classes: None: as many as the head's data set has.
 
     Raises:
-        UsageError: there is no such head.
+        UsageError: there is no such variant or head.
     """
+    if variant not in configs:
+        raise UsageError(
+            f"no {classifier.__name__} variant {variant!r}", f"there are {', '.join(configs)}"
+        )
+    layout = configs[variant]
     if head == CLASSIFICATION:
-        return classifier(replace(layout, classes=classes) if classes else layout)
+        return classifier(replace(layout, classes=classes) if classes else layout).eval()
     if head not in _DENSE:
         raise UsageError(f"no head {head}", f"there are {', '.join((CLASSIFICATION, *_DENSE))}")
-    return _DENSE[head](layout, classes) if classes else _DENSE[head](layout)
+    network = _DENSE[head](layout, classes) if classes else _DENSE[head](layout)
+    return network.eval()

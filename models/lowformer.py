@@ -15,8 +15,6 @@ from typing import Literal
 
 from torch import nn
 
-from edgekit.errors import UsageError
-
 from .backbone import Classifier, Layout
 from .dense_heads import assemble
 from .heads import CLASSIFICATION
@@ -126,6 +124,4 @@ def build(variant: str, head: str = CLASSIFICATION, classes: int | None = None) 
     >>> build("E1").config.widths
     (20, 40, 80, 160, 320)
     """
-    if variant not in CONFIGS:
-        raise UsageError(f"no LowFormer variant {variant!r}", f"there are {', '.join(CONFIGS)}")
-    return assemble(LowFormer, CONFIGS[variant], head, classes).eval()
+    return assemble(LowFormer, CONFIGS, variant, head, classes)
