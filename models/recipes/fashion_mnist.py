@@ -5,7 +5,7 @@ Run: ``python -m edgekit.models.recipes.fashion_mnist --model cpubone-nano -o na
 The data are Debian's ``dataset-fashion-mnist`` (Xiao, Rasul, Vollgraf, arXiv:1708.07747: 60,000
 pictures of clothes to train on and 10,000 to test on, 28x28 in grey), any other idx files, or a
 folder with ``train`` and ``test`` that hold a folder of pictures for each class. The test
-pictures are looked at once, when training is done.
+pictures are looked at once in a run, when training is done.
 
 The same seed, number of threads, machine and version of PyTorch give the same checkpoint; another
 number of threads adds in another order, and after some epochs gives another one that is as good.
