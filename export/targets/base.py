@@ -19,6 +19,7 @@ from edgekit.bundle import Files
 from edgekit.errors import UnsupportedError
 from edgekit.manifest import Artifact, Graph, Level
 
+from ...quant.plan import QuantPlan
 from ...runtimes.sessions.base import Session
 from ..program import Program, describe_node
 
@@ -71,6 +72,17 @@ class Target(ABC):
             UnsupportedError: an operator, a shape or the precision is not supported; it
                 names the operator and the module that it comes from.
         """
+
+    def lower_quantised(self, program: Program, plan: QuantPlan, folder: Path) -> Lowered:
+        """Write the quantised artifact's files into ``folder`` (exists, empty).
+
+        Raises:
+            UnsupportedError: this target does not do what ``plan`` asks; it says what it does.
+            MissingBackendError: the library that quantises for it is not installed.
+        """
+        raise UnsupportedError(
+            f"{self.name} does not take {plan.precision}", "it has no quantiser in edgekit"
+        )
 
     def interpret(self, files: Files, graph: Graph, artifact: Artifact) -> Session | None:
         """Something that runs the artifact as emitted where its runtime is not.

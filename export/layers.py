@@ -1,0 +1,87 @@
+"""The layers of the common graph that have weights to quantise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch.fx import Node
+
+from .passes.surgery import constant_of
+from .program import Program, module_path
+
+_ATEN = torch.ops.aten
+
+# Operator -> which argument is the weight.
+CONVOLUTIONS = {
+    _ATEN.conv1d.default: 1,
+    _ATEN.conv2d.default: 1,
+    _ATEN.conv3d.default: 1,
+    _ATEN.convolution.default: 1,
+    _ATEN.conv_transpose1d.default: 1,
+    _ATEN.conv_transpose2d.input: 1,
+    _ATEN.conv_transpose3d.input: 1,
+}
+LINEARS = {
+    _ATEN.linear.default: 1,
+    _ATEN.addmm.default: 2,
+    _ATEN.mm.default: 1,
+    _ATEN.matmul.default: 1,
+}
+_WEIGHTS = CONVOLUTIONS | LINEARS
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One node with a constant weight.
+
+    Attributes:
+        node: its name in the common graph. operator: such as ``aten.conv2d.default``.
+        module: path of the module that it comes from. weights: how many it has.
+        convolution: whether it slides its weight over its input.
+    """
+
+    node: str
+    operator: str
+    module: str
+    weights: int
+    convolution: bool
+
+
+def weight_layers(program: Program) -> tuple[Layer, ...]:
+    """All of them, in the graph's order."""
+    return tuple(_layers(program))
+
+
+def _layers(program: Program) -> Iterator[Layer]:
+    constants = constant_of(program.exported)
+    for node in program.exported.graph.nodes:
+        weight = weight_of(node)
+        if weight is None or weight.name not in constants:
+            continue
+        yield Layer(
+            node=node.name,
+            operator=str(node.target),
+            module=module_path(node),
+            weights=math.prod(constants[weight.name].shape),
+            convolution=node.target in CONVOLUTIONS,
+        )
+
+
+def weight_of(node: Node) -> Node | None:
+    """What a node takes as its weight; None for one that takes none."""
+    position = _WEIGHTS.get(node.target) if node.op == "call_function" else None
+    if position is None or position >= len(node.args):
+        return None
+    weight = node.args[position]
+    return weight if isinstance(weight, Node) else None
+
+
+def linear_share(program: Program) -> float:
+    """Which share of the layers' weights is in linear layers; 0 where there are none."""
+    layers = weight_layers(program)
+    total = sum(layer.weights for layer in layers)
+    linear = sum(layer.weights for layer in layers if not layer.convolution)
+    return linear / total if total else 0.0
