@@ -173,12 +173,14 @@ class Bundle:
             self.file(name)
 
     def graph(self, name: str | None = None) -> Graph:
-        """The graph ``name``; by default the only one, or the one called ``forward``.
+        """The graph ``name``; by default the task's ``graph``, the only one, or ``forward``.
 
         Raises:
             UsageError: there is no such graph, or no default one.
         """
         graphs = {graph.name: graph for graph in self.manifest.graphs}
+        main = self.manifest.task.params.get("graph")
+        name = name or (main if isinstance(main, str) else None)
         if name is None and len(graphs) == 1:
             return next(iter(graphs.values()))
         if (found := graphs.get(name or _DEFAULT_GRAPH)) is not None:

@@ -8,7 +8,7 @@ from torch import nn
 
 from ..models.spec import GraphSpec, LoadedModel
 from .capture import FlatGraph, capture
-from .options import ExportOptions, resolve_axes
+from .options import Dynamic, ExportOptions, resolve_axes
 from .passes import run_pipeline
 from .program import Program
 from .real_samples import real_samples
@@ -32,7 +32,8 @@ def capture_graph(model: LoadedModel, spec: GraphSpec, options: ExportOptions) -
     Raises:
         UsageError, UnsupportedError: as in :func:`.capture.capture`.
     """
-    axes = resolve_axes(options.dynamic, spec.inputs) if options.dynamic else spec.dynamic
+    asked = _asked(model, spec, options)
+    axes = resolve_axes(asked, spec.inputs) if asked else spec.dynamic
     captured = capture(model, spec, axes)
     samples = [
         Sample("random seed 0", random_inputs(spec.inputs, axes)),
@@ -45,6 +46,13 @@ def capture_graph(model: LoadedModel, spec: GraphSpec, options: ExportOptions) -
     network = FlatGraph(model.module, spec)
     reference = compute(network, captured.outputs, renamed)
     return Captured(spec, run_pipeline(captured), reference, model.module)
+
+
+def _asked(model: LoadedModel, spec: GraphSpec, options: ExportOptions) -> Dynamic:
+    """The dynamic axes that were asked for, less those of the model's other graphs."""
+    mine = {one.name for one in spec.inputs}
+    others = {one.name for graph in model.graphs for one in graph.inputs} - mine
+    return {name: axes for name, axes in options.dynamic.items() if name not in others}
 
 
 def _by_graph_name(sample: Sample, program: Program) -> Sample:

@@ -59,6 +59,8 @@ def real_samples(
     Raises:
         InputError: the folder holds nothing that the model takes, or a file is broken.
     """
+    if _for_another_graph(task, inputs):
+        return
     preparer = _preparer(task, inputs, outputs, dynamic or {})
     if folder is not None:
         paths = expand([folder], (*getattr(preparer, "suffixes", ()), *ARRAYS))
@@ -75,6 +77,13 @@ def real_samples(
                 "it states no preprocessing, so it takes arrays",
                 "give .npz files with an array per input",
             )
+
+
+def _for_another_graph(task: TaskInfo, inputs: tuple[TensorSpec, ...]) -> bool:
+    """Whether files go into another graph than this one, of a model that has several."""
+    if "graph" not in task.params or "input" not in task.params:
+        return False
+    return all(spec.name != task.params["input"] for spec in inputs)
 
 
 def _preparer(

@@ -86,21 +86,23 @@ def with_head(entry: ModelSpec, head: str | None = None, classes: int | None = N
     """The registry's entry, ending otherwise.
 
     Args:
-        entry: as registered, a classifier.
-        head: one of ``entry.heads``; None: ``classification``.
+        entry: as registered.
+        head: one of ``entry.heads``; None: the first, in which it is registered.
         classes: how many are told apart; None: the head's own number. Names of classes are
             kept only where the number is the head's own.
 
     Raises:
         UsageError: the model has no such head, or the head has no classes.
     """
-    head = head or CLASSIFICATION
+    head = head or entry.heads[0]
     if head not in entry.heads:
         raise UsageError(f"{entry.name} has no head {head}", f"it has {', '.join(entry.heads)}")
     if classes is not None and classes < 1:
         raise UsageError(f"{classes} classes are none", "", "give 1 or more")
-    if head == CLASSIFICATION:
-        return _with_classes(entry, entry.classes, classes, {})
+    if head == entry.heads[0]:
+        if classes is not None and entry.classes is None:
+            raise UsageError(f"{entry.name} has no fixed classes", "", "leave --classes out")
+        return _with_classes(entry, entry.classes, classes, entry.builder_options)
     found = HEADS[head]
     if classes is not None and found.classes is None:
         raise UsageError(f"the head {head} tells no classes apart", "", "leave --classes out")

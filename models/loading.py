@@ -80,13 +80,19 @@ def load(
         paper=entry.paper,
         licence=entry.licence,
         macs=entry.macs,
-        assets=entry.assets,
+        assets={**entry.assets, **_own_assets(module, path)},
     )
     return _as_trained(model, entry, info) if info else model
 
 
+def _own_assets(module: nn.Module, path: Path | None) -> Mapping[str, bytes]:
+    """What a network that needs more than its graphs has a bundle carry, such as a vocabulary."""
+    own = getattr(module, "own_assets", None)
+    return own(path) if own is not None else {}
+
+
 def _checkpoint(entry: ModelSpec, weights: str | os.PathLike[str] | None) -> Path | None:
-    """The file to load, or None for random weights."""
+    """The file (or the folder with it) to load, or None for random weights."""
     if weights is None:
         return resolve(entry.default_weights)() if entry.default_weights else None
     return None if weights == RANDOM else Path(weights)

@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from edgekit.errors import UsageError
 from edgekit.manifest import TaskInfo
 
+from .dart_graphs import ENTRIES as DART
 from .heads import CLASSIFICATION, HEADS
 from .spec import LABELS, GraphSpec, InputSpec, ModelSpec
 
@@ -131,6 +132,7 @@ _SPECS = {
         _lowformer("E2", 22_750_664, 3_789_335_040),
         _lowformer("E3", 41_316_808, 4_865_560_064),
         _EFFICIENTNET_LITE0,
+        *DART,
     )
 }
 

@@ -13,7 +13,15 @@ PICTURE_RANK = 4
 
 
 def at_resolution(model: LoadedModel, size: tuple[int, int]) -> LoadedModel:
-    """The model with pictures of ``size`` (height, width) as its examples and in its task."""
+    """The model with pictures of ``size`` (height, width) as its examples and in its task.
+
+    A network with a method ``deploy_at(model, size)`` knows itself what its graphs become.
+
+    Raises:
+        UsageError: the network takes no pictures, or none of this size.
+    """
+    if (own := getattr(model.module, "deploy_at", None)) is not None:
+        return own(model, size)
     before = _picture_size(model)
 
     def resized(spec: InputSpec) -> InputSpec:

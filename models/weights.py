@@ -6,6 +6,7 @@ reader for tensors only), and a network receives all of it or nothing.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,13 +25,18 @@ def load_checkpoint(path: str | Path) -> dict[str, Tensor]:
 
     Args:
         path: ``.safetensors``, or ``.pt`` / ``.pth`` holding a dict of tensors, or a dict with
-            such a dict under ``state_dict`` (or, without one, under ``ema``).
+            such a dict under ``state_dict`` (or, without one, under ``ema``); or a folder as
+            Hugging Face keeps it, with ``model.safetensors`` whole or in parts.
 
     Raises:
         InputError: there is no such file, it is damaged or of another kind, it holds other
             things than dense tensors, or a value is NaN or infinite.
     """
     path = Path(path)
+    if path.is_dir():
+        state = _read_folder(path)
+        _check_values(state, path)
+        return state
     if not path.is_file():
         raise InputError(f"no checkpoint at {path}", "there is no such file")
     if path.suffix == ".safetensors":
@@ -84,6 +90,26 @@ def apply_checkpoint(module: nn.Module, state: Mapping[str, Tensor], path: str |
             "give the checkpoint of exactly this model (`edgekit models` lists the names)",
         )
     module.load_state_dict(state, strict=True)
+
+
+def _read_folder(folder: Path) -> dict[str, Tensor]:
+    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if whole.is_file() or not index.is_file():
+        if not whole.is_file():
+            raise InputError(
+                f"no checkpoint in {folder}", "there is no such file as model.safetensors"
+            )
+        return _read_safetensors(whole)
+    try:
+        parts = sorted({str(name) for name in json.loads(index.read_text())["weight_map"].values()})
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise InputError(f"cannot read {index}", str(error)) from error
+    state: dict[str, Tensor] = {}
+    for name in parts:
+        if Path(name).name != name:
+            raise InputError(f"{index} is not to be trusted", f"it names {name}")
+        state |= _read_safetensors(folder / name)
+    return state
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from torch.export import ExportedProgram
 
 from .keep_names import mark_names, restore_names
 from .read_sizes import ReadSizes
+from .select_instead_of_unbind import SelectInsteadOfUnbind
 from .slice_instead_of_gather import SliceInsteadOfGather
 from .split_before_view import SplitBeforeView
 from .surgery import rename_user_inputs, user_inputs
@@ -24,12 +25,13 @@ def rewrite_for_coreml(program: ExportedProgram) -> ExportedProgram:
         2. Views of more than five dimensions are avoided (:class:`.SplitBeforeView`).
         3. Maps of dynamic size are enlarged by a factor (:class:`.UpsampleByScale`) and cut
            by a slice (:class:`.SliceInsteadOfGather`); their sizes are read off other maps
-           (:class:`.ReadSizes`).
+           (:class:`.ReadSizes`); parts are taken by index (:class:`.SelectInsteadOfUnbind`).
         4. Nodes keep their names, by which the emitted program's values can be found.
         5. Any other that torch can express in core ATen operators is decomposed; what is
            left after that is reported by the converter, by name.
     """
-    program = UpsampleByScale()(SplitBeforeView()(mark_names(program)))
+    program = SelectInsteadOfUnbind()(SplitBeforeView()(mark_names(program)))
+    program = UpsampleByScale()(program)
     known = _known_operators()
     table = torch.export.default_decompositions()
     unknown = {
