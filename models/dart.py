@@ -40,7 +40,7 @@ _LEVEL, _LEVELS_FOR_MASKS = 2, (2, 1, 0)
 # What is added to the score of a token that is not to be seen. Its exponential is 0 as that of
 # the least fp32 number is, which transformers adds; but fp16 has this number, and the sum of
 # two: a row with nothing to see has no NaN.
-_HIDDEN = -1e4
+_HIDDEN = -3e4
 
 
 class Dart(nn.Module):

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from transformers import Sam3Config, Sam3Model
 
 # A network that transformers has just initialised tells nothing apart: all its boxes lie in
-# the middle. Wider matrices outside of the backbone make classes differ, as trained ones do.
-_GAIN = 3.0
-_SCORING_GAIN = 10.0  # of the two projections whose product is the logit
+# the middle, and neither the picture nor the class moves them. Matrices that keep the size of
+# what goes through them make both matter, as trained ones do.
+_SCORING_GAIN = 3.0  # of the two projections whose product is the logit
 _SPREAD = 1.5  # of the queries' first boxes, as logits
 
 
@@ -134,12 +134,26 @@ def _side(size: DartSize) -> int | list[int]:
 def _tell_apart(model: Sam3Model) -> None:
     import torch
 
+    kinds = (torch.nn.Linear, torch.nn.Conv2d, torch.nn.ConvTranspose2d)
+    scoring = model.dot_product_scoring
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.dim() == 2 and not name.startswith("vision_encoder.backbone"):
-                projects = name.startswith("dot_product_scoring") and "_proj." in name
-                parameter.mul_(_SCORING_GAIN if projects else _GAIN)
+        for name, part in model.named_modules():
+            if not isinstance(part, kinds) or name.startswith("vision_encoder.backbone"):
+                continue
+            gain = _SCORING_GAIN if part in (scoring.text_proj, scoring.query_proj) else 1.0
+            fan = part.in_features if isinstance(part, torch.nn.Linear) else _fan_in(part)
+            part.weight.normal_(std=gain / fan**0.5)
+        for embedding in (model.detr_decoder.query_embed, model.detr_decoder.presence_token):
+            embedding.weight.normal_()
+        model.text_encoder.text_model.embeddings.token_embedding.weight.normal_(std=_SPREAD)
         model.detr_decoder.reference_points.weight.normal_(std=_SPREAD)
+
+
+def _fan_in(convolution: Any) -> int:
+    rows, columns = convolution.kernel_size
+    # A transposed convolution of stride 2 with a 2x2 kernel: each output has one source.
+    places = 1 if convolution.transposed else rows * columns
+    return convolution.in_channels * places
 
 
 def need_transformers() -> Any:

@@ -20,6 +20,24 @@ _END_OF_WORD = "</w>"
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 _BYTES = {"type": "ByteLevel", "trim_offsets": True, "use_regex": True}
+_SPLITTING: dict[str, Any] = {
+    "normalizer": {
+        "type": "Sequence",
+        "normalizers": [
+            {"type": "NFC"},
+            {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "},
+            {"type": "Lowercase"},
+        ],
+    },
+    "pre_tokenizer": {
+        "type": "Sequence",
+        "pretokenizers": [
+            {"type": "Split", "pattern": {"Regex": _WORDS}, "behavior": "Removed", "invert": True},
+            {**_BYTES, "add_prefix_space": False},
+        ],
+    },
+    "decoder": {**_BYTES, "add_prefix_space": True},
+}
 
 
 def tokenizer_of(checkpoint: Path | None, vocabulary: int) -> bytes:
@@ -83,41 +101,10 @@ def _read(folder: Path) -> dict[str, Any] | None:
 
 
 def _document(vocab: Mapping[str, int], merges: Sequence[str]) -> dict[str, Any]:
-    special = [
-        {
-            "id": vocab[token],
-            "content": token,
-            "single_word": False,
-            "lstrip": False,
-            "rstrip": False,
-            "normalized": False,
-            "special": True,
-        }
-        for token in (_START, _END)
-    ]
     return {
         "version": "1.0",
-        "added_tokens": special,
-        "normalizer": {
-            "type": "Sequence",
-            "normalizers": [
-                {"type": "NFC"},
-                {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "},
-                {"type": "Lowercase"},
-            ],
-        },
-        "pre_tokenizer": {
-            "type": "Sequence",
-            "pretokenizers": [
-                {
-                    "type": "Split",
-                    "pattern": {"Regex": _WORDS},
-                    "behavior": "Removed",
-                    "invert": True,
-                },
-                {**_BYTES, "add_prefix_space": False},
-            ],
-        },
+        "added_tokens": [_special(token, vocab[token]) for token in (_START, _END)],
+        **_SPLITTING,
         "post_processor": {
             "type": "RobertaProcessing",
             "sep": [_END, vocab[_END]],
@@ -125,7 +112,6 @@ def _document(vocab: Mapping[str, int], merges: Sequence[str]) -> dict[str, Any]
             "trim_offsets": False,
             "add_prefix_space": False,
         },
-        "decoder": {**_BYTES, "add_prefix_space": True},
         "model": {
             "type": "BPE",
             "dropout": None,
@@ -138,6 +124,11 @@ def _document(vocab: Mapping[str, int], merges: Sequence[str]) -> dict[str, Any]
             "merges": list(merges),
         },
     }
+
+
+def _special(token: str, index: int) -> dict[str, Any]:
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return {"id": index, "content": token, "special": True, **plain}
 
 
 def _byte_letters() -> list[str]:

@@ -11,6 +11,7 @@ import typer
 from edgekit.cli.options import BundlePath, GraphName, Json, Quiet
 from edgekit.cli.output import Output, table
 from edgekit.cli.run_output import Destination, destination
+from edgekit.cli.run_prompts import Wishes
 from edgekit.errors import EdgekitError
 
 if TYPE_CHECKING:
@@ -32,6 +33,14 @@ OutPath = Annotated[
     str | None,  # not a Path, which loses the slash at the end of a folder's name
     typer.Option("--out", "-o", metavar="OUT", help="Write: .json, .npz, .png, .jpg, or FOLDER/."),
 ]
+Classes = Annotated[
+    str | None,
+    typer.Option("--classes", help='What to look for: "person,car", or a .txt file of lines.'),
+]
+Threshold = Annotated[
+    float | None, typer.Option("--threshold", help="What scores less is not answered (0 to 1).")
+]
+Masks = Annotated[bool, typer.Option("--masks", help="Outline what is found, too.")]
 
 
 @dataclass
@@ -60,6 +69,9 @@ def command(
     runtime: RuntimeName = "auto",
     threads: Threads = None,
     graph: GraphName = None,
+    classes: Classes = None,
+    threshold: Threshold = None,
+    masks: Masks = False,
     out_path: OutPath = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -79,6 +91,8 @@ def command(
         files = expand(inputs, kind.suffixes if kind else None)
         with out.status("Loading"):
             loaded, unavailable = _load(stack, opened, runtime, threads, graph)
+            for one in loaded:
+                Wishes(classes, threshold, masks).tell(one.task)
         count = len(files) * len(loaded)
         place = None if out_path is None else destination(out_path, count)
         with out.progress("Running", len(files)) as advance:

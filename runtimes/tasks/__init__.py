@@ -18,13 +18,22 @@ from .base import Prepared, Result, Task
 from .classification import Classification
 from .detection import ObjectDetection
 from .features import Features
+from .prompted_detection import PromptedDetection
 from .segmentation import Segmentation
 from .tensors import Tensors
 
 __all__ = ["TASKS", "Prepared", "Result", "Task", "for_bundle"]
 
 TASKS: Final[dict[str, type[Task]]] = {
-    task.kind: task for task in (Classification, Tensors, ObjectDetection, Segmentation, Features)
+    task.kind: task
+    for task in (
+        Classification,
+        Tensors,
+        ObjectDetection,
+        Segmentation,
+        Features,
+        PromptedDetection,
+    )
 }
 """The task classes by the kind that a manifest states."""
 

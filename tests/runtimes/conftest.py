@@ -11,6 +11,8 @@ import pytest
 from edgekit.bundle import BundleWriter
 from edgekit.manifest import Artifact, DeviceHint, Graph, ModelInfo, TaskInfo, TensorSpec
 
+from ..dart_micro import dart_bundle, dart_model, frames  # noqa: F401 -- fixtures
+
 SIDE = 32
 CLASSES = 4
 RUNNING = ("onnxruntime", "openvino", "executorch")
