@@ -33,7 +33,7 @@ Model = Annotated[
     typer.Argument(
         metavar="MODEL",
         help="A name of `edgekit models`, timm:NAME, hf:FOLDER, PATH.py:CALLABLE, "
-        "package.module:CALLABLE, a .pt2 or an .onnx file.",
+        "package.module:CALLABLE, a .pt2, an .onnx or a .gguf file.",
     ),
 ]
 Targets = Annotated[

@@ -16,7 +16,7 @@ def command(json: Json = False, quiet: Quiet = False) -> None:
     """List the models that edgekit knows by name.
 
     Any other PyTorch model can be exported as well: PATH.py:CALLABLE, timm:NAME,
-    hf:FOLDER, a .pt2 or an .onnx file.
+    hf:FOLDER, a .pt2, an .onnx or a .gguf file.
     """
     from edgekit import models
 

@@ -1,8 +1,8 @@
 """Where a model comes from: what the user types as MODEL, turned into a network.
 
 ``cpubone-b0`` (the registry), ``timm:NAME``, ``hf:FOLDER_OR_ID``, ``PATH.py:CALLABLE``,
-``package.module:CALLABLE``, a ``.pt2`` file or an ``.onnx`` file. One file per kind; each is
-imported only when it is used.
+``package.module:CALLABLE``, a ``.pt2``, an ``.onnx`` or a ``.gguf`` file. One file per kind; each
+is imported only when it is used.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def load_model(text: str, options: SourceOptions | None = None) -> LoadedModel:
     """
     options = options or SourceOptions()
     suffix = Path(text).suffix.lower()
-    if ":" in text or suffix in (".pt2", ".onnx"):
+    if ":" in text or suffix in (".pt2", ".onnx", ".gguf"):
         refuse_head(text, options)
     if text.startswith("timm:"):
         from .timm_model import load_timm as load
@@ -77,6 +77,8 @@ def load_model(text: str, options: SourceOptions | None = None) -> LoadedModel:
         from .pt2_file import load_pt2 as load
     elif suffix == ".onnx":
         from .onnx_file import load_onnx_file as load
+    elif suffix == ".gguf":
+        from .gguf_file import load_gguf as load
     elif ":" in text:
         from .python_callable import load_callable as load
     else:
