@@ -56,6 +56,8 @@ class CheckpointInfo(_Record):
         model: the registry's name. head: as in :mod:`.heads`.
         classes: how many are told apart. labels: their names, in order.
         task: how it sees pictures.
+        skip: blocks of its backbone that are left out. student: what stands in place of its
+            backbone. origin: where the weights came from that a recipe began with.
     """
 
     model: str
@@ -63,6 +65,9 @@ class CheckpointInfo(_Record):
     classes: Annotated[int, Field(ge=1)] | None = None
     labels: tuple[_Line, ...] = ()
     task: PictureInfo = PictureInfo()
+    skip: tuple[Annotated[int, Field(ge=0, lt=1024)], ...] = ()
+    student: Annotated[str, Field(max_length=200)] | None = None
+    origin: str | None = None
 
     @model_validator(mode="after")
     def _one_label_a_class(self) -> CheckpointInfo:

@@ -233,6 +233,8 @@ class Dart(nn.Module):
                 f"--resolution {max(round(size[0] / patch), 1) * patch}",
             )
         self.size = replace(self.size, image=size)
+        if self.student is not None:
+            self.student.grid = self.size.grid
         encoder = self.sam3.vision_encoder
         if self.student is None:
             for block in encoder.backbone.layers:

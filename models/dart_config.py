@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # A network that transformers has just initialised tells nothing apart: all its boxes lie in
 # the middle, and neither the picture nor the class moves them. Matrices that keep the size of
 # what goes through them make both matter, as trained ones do.
-_SCORING_GAIN = 3.0  # of the two projections whose product is the logit
+_PRESENCE = 2.0  # logit to which that of every class is added: a class is there until shown not
 _SPREAD = 1.5  # of the queries' first boxes, as logits
 
 
@@ -135,18 +135,17 @@ def _tell_apart(model: Sam3Model) -> None:
     import torch
 
     kinds = (torch.nn.Linear, torch.nn.Conv2d, torch.nn.ConvTranspose2d)
-    scoring = model.dot_product_scoring
     with torch.no_grad():
-        for name, part in model.named_modules():
-            if not isinstance(part, kinds) or name.startswith("vision_encoder.backbone"):
+        for part in model.modules():
+            if not isinstance(part, kinds):
                 continue
-            gain = _SCORING_GAIN if part in (scoring.text_proj, scoring.query_proj) else 1.0
             fan = part.in_features if isinstance(part, torch.nn.Linear) else _fan_in(part)
-            part.weight.normal_(std=gain / fan**0.5)
+            part.weight.normal_(std=fan**-0.5)
         for embedding in (model.detr_decoder.query_embed, model.detr_decoder.presence_token):
             embedding.weight.normal_()
         model.text_encoder.text_model.embeddings.token_embedding.weight.normal_(std=_SPREAD)
         model.detr_decoder.reference_points.weight.normal_(std=_SPREAD)
+        model.detr_decoder.presence_head.layer3.bias.fill_(_PRESENCE)
 
 
 def _fan_in(convolution: Any) -> int:

@@ -180,6 +180,7 @@ def entry(
         licence="code Apache-2.0 (transformers), weights SAM License",
         assets={LABELS: "coco80.txt"},
         heads=(KIND,),
+        changes=("skip", "student"),
     )
 
 

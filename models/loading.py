@@ -66,7 +66,7 @@ def load(
             "it says so in its header",
             f"edgekit export {info.model} --weights {path}",
         )
-    entry = _ending(registered, head, classes, info, state)
+    entry = _changed(_ending(registered, head, classes, info, state), info)
     module = _seeded(entry)
     if state is not None:
         apply_checkpoint(module, state, path)
@@ -75,7 +75,7 @@ def load(
         source=entry.name,
         module=module,
         graphs=entry.graphs,
-        weights=path.name if path else "random (seed 0)",
+        weights=_origin(path, info),
         task=entry.task,
         paper=entry.paper,
         licence=entry.licence,
@@ -83,6 +83,33 @@ def load(
         assets={**entry.assets, **_own_assets(module, path)},
     )
     return _as_trained(model, entry, info) if info else model
+
+
+def _changed(entry: ModelSpec, info: CheckpointInfo | None) -> ModelSpec:
+    """The entry with what the checkpoint says that its recipe changed in the network.
+
+    Raises:
+        InputError: this network cannot be changed so.
+    """
+    said = {"skip": info.skip, "student": info.student} if info else {}
+    changes = {name: value for name, value in said.items() if value}
+    if not changes:
+        return entry
+    if not set(changes) <= set(entry.changes):
+        raise InputError(
+            f"the checkpoint says that {entry.name} has another backbone",
+            f"it names {', '.join(changes)}, which {entry.name} does not have",
+        )
+    options = {**entry.builder_options, **changes}
+    return replace(entry, builder_options=options, parameters=0, macs=None)
+
+
+def _origin(path: Path | None, info: CheckpointInfo | None) -> str:
+    """Where the weights came from, in words; what was made of random ones is still random."""
+    if path is None:
+        return "random (seed 0)"
+    random = info is not None and (info.origin or "").startswith(RANDOM)
+    return f"random (seed 0), then {path.name}" if random else path.name
 
 
 def _own_assets(module: nn.Module, path: Path | None) -> Mapping[str, bytes]:

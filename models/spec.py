@@ -68,6 +68,8 @@ class ModelSpec:
             None where checkpoints must be given with ``--weights``.
         assets: bundle name -> file in ``models/assets``.
         heads: what the network may end in (see :mod:`edgekit.models.heads`).
+        changes: what a checkpoint may say that its recipe changed in the network, by the
+            builder's arguments (see :class:`edgekit.models.checkpoint_info.CheckpointInfo`).
         classes: how many the classifier tells apart; None where ``builder`` has no argument
             of that name. rows: as in :class:`edgekit.models.heads.Head`.
     """
@@ -85,6 +87,7 @@ class ModelSpec:
     default_weights: str | None = None
     assets: Mapping[str, str] = field(default_factory=dict)
     heads: tuple[str, ...] = ("classification",)
+    changes: tuple[str, ...] = ()
     classes: int | None = None
     rows: tuple[str, int] | None = None
 

@@ -54,7 +54,7 @@ class Tokenizer:
             raise MissingBackendError(
                 "new class names cannot be embedded",
                 f"the tokenizers library is not here: {error}",
-                "pip install tokenizers, or copy the text cache from where they were embedded",
+                'pip install "edgekit-toolkit[prompts]", or copy the text cache from elsewhere',
             ) from error
         try:
             self._tokenizer = tokenizers.Tokenizer.from_str(document.decode())

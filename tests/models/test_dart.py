@@ -317,7 +317,7 @@ def test_weights_are_seeded_and_tell_classes_apart(scene) -> None:
     for one, other in zip(first.module.parameters(), second.module.parameters(), strict=True):
         assert torch.equal(one, other)
     boxes, logits, _ = detect(first.module, {**scene, "maps": scene["maps"][:1]})
-    assert np.ptp(logits.numpy(), axis=1).min() > 1
+    assert np.ptp(logits.numpy(), axis=1).min() > 0.05
     assert float((logits[0] - logits[1]).abs().max()) > 0.1
     assert len({tuple(box) for box in boxes[0].tolist()}) == SIZES["sam3-tiny"].queries
 

@@ -122,7 +122,7 @@ def test_scores_are_both_sigmoids(opened, frames):
         without += alone.ravel().tolist()
     scores = [one.score for one in detector.find(seen).detections]
     assert scores == pytest.approx(sorted(expected, reverse=True), abs=1e-5)
-    assert np.abs(np.sort(without)[::-1] - scores).max() > 0.1
+    assert np.abs(np.sort(without)[::-1] - scores).max() > 0.01
 
 
 def test_score_is_exact_where_exponentials_overflow():
