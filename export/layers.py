@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch.fx import Node
 
+from ..quant.plan import QuantPlan
 from .passes.surgery import constant_of
 from .program import Program, module_path
 
@@ -85,3 +86,27 @@ def linear_share(program: Program) -> float:
     total = sum(layer.weights for layer in layers)
     linear = sum(layer.weights for layer in layers if not layer.convolution)
     return linear / total if total else 0.0
+
+
+def channel_axis(node: Node) -> int:
+    """Which axis of a layer's weight counts its output channels."""
+    transposed = "transpose" in str(node.target)
+    if node.target in CONVOLUTIONS:
+        return 1 if transposed else 0
+    return 0 if node.target is torch.ops.aten.linear.default else -1
+
+
+def rounded_weight(node: Node, weight: torch.Tensor, plan: QuantPlan) -> torch.Tensor:
+    """A layer's weight on the levels of its output channels, or with 4 bits of its groups."""
+    axis = channel_axis(node)
+    weight = weight.detach()
+    rows = weight.movedim(axis, 0)
+    flat = rows.reshape(rows.shape[0], -1)
+    group = plan.group_size if plan.bits == 4 else flat.shape[1]
+    padded = torch.nn.functional.pad(flat, (0, -flat.shape[1] % group))
+    parts = padded.reshape(flat.shape[0], -1, group)
+    top = 2 ** (plan.bits - 1) - 1
+    scale = (parts.abs().amax(-1, keepdim=True) / top).clamp_min(1e-12)
+    levels = torch.round(parts / scale) * scale
+    back = levels.reshape(flat.shape[0], -1)[:, : flat.shape[1]]
+    return back.reshape(rows.shape).movedim(0, axis).contiguous()

@@ -1,0 +1,171 @@
+"""int8 for ExecuTorch: torchao's quantisation of exported programs, as XNNPACK takes it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from edgekit.errors import UnsupportedError
+
+from ...quant.plan import PERCENTILE, QuantPlan
+from ..layers import CONVOLUTIONS, LINEARS
+from ..passes.rewrite_for_xnnpack import rewrite_for_xnnpack
+from ..passes.surgery import rename_user_inputs
+from ..program import Program
+from .base import shorten
+from .need import need
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+    from torch.fx import Node
+
+_ATEN = torch.ops.aten
+
+# Taken along: a sum of two integer layers may then stay an integer.
+_CARRIED = (_ATEN.add.Tensor, _ATEN.cat.default, _ATEN.adaptive_avg_pool2d.default)
+_EPSILON = 2**-12  # the smallest scale, as XNNPACK's own configuration has it
+
+
+def quantise(program: Program, plan: QuantPlan) -> ExportedProgram:
+    """The program with quantise and dequantise nodes around its layers, XNNPACK's way.
+
+    What the rewrites for XNNPACK add (norms as means) stays in floating point.
+
+    Args:
+        plan: ``static`` or ``dynamic`` (ranges of activations are found while running).
+
+    Raises:
+        UnsupportedError: the graph cannot be quantised.
+    """
+    need("torchao", "executorch", "torchao, which quantises for ExecuTorch")
+    ready = rewrite_for_xnnpack(program.exported)
+    try:
+        with quiet(), torch.no_grad():
+            module = _quantised_module(ready.module(), program, plan)
+            exported = torch.export.export(
+                module, program.example_inputs(), dynamic_shapes=shapes(program), strict=False
+            )
+    except Exception as error:
+        raise UnsupportedError(
+            "executorch: the graph cannot be quantised",
+            f"{type(error).__name__}: {shorten(error)}",
+        ) from error
+    return rename_user_inputs(exported, [spec.name for spec in program.inputs])
+
+
+def _quantised_module(module: Any, program: Program, plan: QuantPlan) -> Any:
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+    prepared = prepare_pt2e(module, _quantizer(program, plan))
+    names = [spec.name for spec in program.inputs]
+    for sample in plan.samples:
+        prepared(*(torch.from_numpy(sample[name]) for name in names))
+    if plan.scheme == "dynamic":
+        prepared(*program.example_inputs())  # weights are observed by a run
+    return convert_pt2e(prepared)
+
+
+def _quantizer(program: Program, plan: QuantPlan) -> Any:
+    from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
+        XNNPACKQuantizer,
+        get_symmetric_quantization_config,
+    )
+
+    dynamic = plan.scheme == "dynamic"
+    config = get_symmetric_quantization_config(is_per_channel=True, is_dynamic=dynamic)
+    if not dynamic:
+        config = _observed_by(config, plan.method)
+    return XNNPACKQuantizer().set_global(config).set_filter_function(_chosen(program, plan))
+
+
+def _chosen(program: Program, plan: QuantPlan) -> Callable[[Node], bool]:
+    """Which nodes are quantised: layers of the common graph and what joins them, but not the
+    kept ones and what consumes those. (The weights of a chosen layer are asked about, too.)"""
+    kept = set(plan.kept)
+    layers = CONVOLUTIONS.keys() | LINEARS.keys()
+    known = set()
+    for node in program.exported.graph.nodes:
+        after_kept = any(source.name in kept for source in node.all_input_nodes)
+        wanted = node.target in layers or (node.target in _CARRIED and not after_kept)
+        if wanted and node.name not in kept:
+            known.add(node.name)
+    return lambda node: node.op == "get_attr" or node.name in known
+
+
+def _observed_by(config: Any, method: str) -> Any:
+    """The configuration with observers that find the ranges of activations by ``method``."""
+    observer = {"minmax": _minmax, "entropy": _histogram, "percentile": _percentile}[method]()
+    spec = dataclasses.replace(
+        config.input_activation, observer_or_fake_quant_ctr=observer.with_args(eps=_EPSILON)
+    )
+    return dataclasses.replace(config, input_activation=spec, output_activation=spec)
+
+
+def _minmax() -> Any:
+    from torchao.quantization.pt2e import MinMaxObserver
+
+    return MinMaxObserver
+
+
+def _histogram() -> Any:
+    from torchao.quantization.pt2e import HistogramObserver
+
+    return HistogramObserver
+
+
+def _percentile() -> Any:
+    """A histogram observer that cuts a fixed share off either end."""
+    from torchao.quantization.pt2e import HistogramObserver
+
+    class PercentileObserver(HistogramObserver):
+        def _non_linear_param_search(self) -> tuple[torch.Tensor, torch.Tensor]:
+            share = torch.cumsum(self.histogram, 0) / self.histogram.sum()
+            width = (self.max_val - self.min_val) / self.bins
+            cut = 1 - PERCENTILE / 100
+            low = int((share <= cut).sum())
+            high = int((share < 1 - cut).sum())
+            return self.min_val + width * low, self.min_val + width * (high + 1)
+
+    return PercentileObserver
+
+
+def notes(plan: QuantPlan) -> tuple[str, ...]:
+    """What a reader should know of how ranges were found."""
+    if plan.scheme == "static" and plan.method == "entropy":
+        return ("torchao has no entropy: ranges minimise the squared error over a histogram",)
+    return ()
+
+
+def shapes(program: Program) -> tuple | None:
+    """The program's dynamic axes as ``torch.export`` wants them for flat arguments."""
+    if not program.dynamic:
+        return None
+    dim = torch.export.Dim
+
+    def size(axis: int | str) -> object:
+        if isinstance(axis, int):
+            return dim.STATIC
+        limits = program.dynamic[axis]
+        return dim.DYNAMIC(min=limits.min, max=limits.max)
+
+    return tuple(tuple(size(axis) for axis in spec.shape) for spec in program.inputs)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without torchao's remarks on its own native parts."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)
