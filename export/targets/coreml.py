@@ -11,6 +11,7 @@ import uuid
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,14 @@ from edgekit.bundle import Files
 from edgekit.errors import ParityError, UnsupportedError
 from edgekit.manifest import Artifact, Graph, TensorSpec
 
+from ...quant.plan import QuantPlan
 from ...runtimes.sessions.base import Session
 from ..passes.rewrite_for_coreml import rewrite_for_coreml
 from ..program import Program
 from .base import Lowered, Target, refuse, shorten
+from .coreml_weights import compress
 from .need import need
+from .weight_only import kept_values
 
 PACKAGE = "model.mlpackage"
 
@@ -49,7 +53,29 @@ class CoreMLTarget(Target):
             raise UnsupportedError(
                 f"coreml does not compute in {precision}", "an ML program has fp32 and fp16"
             )
-        model = _convert(program, precision)
+        return self._write(program, _convert(program, precision), precision, folder)
+
+    def lower_quantised(self, program: Program, plan: QuantPlan, folder: Path) -> Lowered:
+        # fp16 is what every processor of an Apple device computes in.
+        with _quiet():
+            model = compress(_convert(program, "fp16"), kept_values(program, plan))
+        lowered = self._write(program, model, "fp16", folder)
+        details = {"bits": plan.bits, "format": plan.weight_format}
+        if plan.bits == 4 or plan.weight_format == "palettized":
+            details["group_size"] = plan.group_size
+        notes = lowered.notes
+        if plan.scheme != "weights":
+            # coremltools would run the model to calibrate, which Apple systems alone can.
+            notes = ("weights only: activations stay in fp16", *notes)
+        return replace(
+            lowered,
+            details={**lowered.details, "weights": details},
+            effective_precision=f"fp16 ({plan.precision} weights)",
+            notes=notes,
+        )
+
+    def _write(self, program: Program, model: Any, precision: str, folder: Path) -> Lowered:
+        """Save a converted model that computes in ``precision``, and check its structure."""
         model.save(str(folder / PACKAGE))
         spec = _settle(folder / PACKAGE)
         operators = check_structure(spec, program, precision)

@@ -8,16 +8,22 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import UnsupportedError
 
+from ...quant.plan import QuantPlan
 from ..passes.cast_precision import cast_precision
 from ..passes.rewrite_for_xnnpack import rewrite_for_xnnpack
 from ..program import Program, module_path
 from .base import Lowered, Target, refuse, shorten
+from .executorch_int8 import notes as notes_on
+from .executorch_int8 import quantise
+from .executorch_weights import quantise_weights
 from .need import need
+from .weight_only import refuse_convolutional, refuse_dynamic, refuse_palettes
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -35,7 +41,26 @@ class ExecuTorchTarget(Target):
     def lower(self, program: Program, precision: str, folder: Path) -> Lowered:
         ready = cast_precision(program, precision).exported
         # A copy, also because ExecuTorch takes constants out of the program that it is given.
-        own = rewrite_for_xnnpack(ready)
+        return self._write(program, rewrite_for_xnnpack(ready), folder)
+
+    def lower_quantised(self, program: Program, plan: QuantPlan, folder: Path) -> Lowered:
+        if plan.scheme == "weights":
+            refuse_convolutional(self.name, program, plan)
+            refuse_palettes(self.name, plan)
+            own, details, notes = quantise_weights(program, plan)
+            lowered = self._write(program, own, folder)
+            return replace(
+                lowered,
+                details={**lowered.details, **details},
+                effective_precision=plan.precision,
+                notes=notes,
+            )
+        refuse_dynamic(self.name, program, plan)
+        lowered = self._write(program, quantise(program, plan), folder)
+        return replace(lowered, notes=notes_on(plan))
+
+    def _write(self, program: Program, own: ExportedProgram, folder: Path) -> Lowered:
+        """Lower ``own``, which was made of ``program``, as it is."""
         try:
             with _quiet(), _shared_history():
                 from executorch.backends.xnnpack.partition.xnnpack_partitioner import (

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgekit.bundle import Files
-from edgekit.errors import UnsupportedError
 from edgekit.manifest import Artifact
 
+from ...quant.plan import QuantPlan
 from ..passes.cast_precision import cast_precision
 from ..program import Program
-from .base import Lowered, Target, shorten
+from .base import Lowered, Target
 from .need import need
+from .onnx_files import check_onnx, save_onnx
 from .onnx_graph import count_operators, opset_of, to_onnx
+from .onnx_int8 import quantise
+from .onnx_weights import quantise_weights
+from .weight_only import kept_values, refuse_convolutional, refuse_dynamic, refuse_palettes
 
 if TYPE_CHECKING:
     import onnx_ir
-
-# Protobuf cannot hold 2 GiB; leave room for the graph itself.
-SINGLE_FILE_LIMIT = 2**31 - 2**24
 
 
 class OnnxTarget(Target):
@@ -37,15 +38,17 @@ class OnnxTarget(Target):
 
     def lower(self, program: Program, precision: str, folder: Path) -> Lowered:
         ready = cast_precision(program, precision)
-        model = to_onnx(ready)
-        extra = save_onnx(model, folder / "model.onnx")
-        check_onnx(folder / "model.onnx")
-        return Lowered(
-            file="model.onnx",
-            extra=extra,
-            operators=count_operators(model),
-            details={"opset": opset_of(ready), "ir_version": model.ir_version},
-        )
+        return _write(to_onnx(ready), folder, {"opset": opset_of(ready)})
+
+    def lower_quantised(self, program: Program, plan: QuantPlan, folder: Path) -> Lowered:
+        if plan.scheme == "weights":
+            refuse_convolutional(self.name, program, plan)
+            refuse_palettes(self.name, plan)
+            model, details = quantise_weights(to_onnx(program), plan)
+            return _write(model, folder, {"opset": opset_of(program), **details}, plan.precision)
+        refuse_dynamic(self.name, program, plan)
+        model = quantise(to_onnx(program), kept_values(program, plan))
+        return _write(model, folder, {"opset": opset_of(program), "activations": "uint8"}, "int8")
 
     def tap(
         self,
@@ -63,6 +66,21 @@ class OnnxTarget(Target):
         return dict(zip(wanted, session.run(wanted, dict(inputs)), strict=True))
 
 
+def _write(
+    model: onnx_ir.Model, folder: Path, details: Mapping[str, Any], precision: str | None = None
+) -> Lowered:
+    """Save and check a model in ``folder``."""
+    extra = save_onnx(model, folder / "model.onnx")
+    check_onnx(folder / "model.onnx")
+    return Lowered(
+        file="model.onnx",
+        extra=extra,
+        operators=count_operators(model),
+        details={**details, "ir_version": model.ir_version},
+        effective_precision=precision,
+    )
+
+
 def _expose(path: Path, names: Sequence[str]) -> tuple[list[str], bytes]:
     """The model with those intermediate values that are called ``names`` as its outputs."""
     import onnx_ir as ir
@@ -73,29 +91,3 @@ def _expose(path: Path, names: Sequence[str]) -> tuple[list[str], bytes]:
     model.graph.outputs.clear()
     model.graph.outputs.extend(inside[name] for name in wanted)
     return wanted, ir.serde.serialize_model(model).SerializeToString()
-
-
-def save_onnx(model: onnx_ir.Model, path: Path, limit: int = SINGLE_FILE_LIMIT) -> tuple[str, ...]:
-    """Write ``model``; returns the names of files beside it that hold its weights."""
-    import onnx_ir as ir
-
-    size = sum(value.const_value.nbytes for value in model.graph.initializers.values())
-    if size <= limit:
-        ir.save(model, path)
-        return ()
-    ir.save(model, path, external_data=f"{path.name}.data")
-    return (f"{path.name}.data",)
-
-
-def check_onnx(path: Path) -> None:
-    """Run ONNX's own checker over a file, with shape inference.
-
-    Raises:
-        UnsupportedError: the model is not valid ONNX.
-    """
-    import onnx
-
-    try:
-        onnx.checker.check_model(str(path), full_check=True)
-    except Exception as error:
-        raise UnsupportedError("onnx: the emitted model is not valid", shorten(error)) from error

@@ -16,7 +16,7 @@ from edgekit.errors import UnsupportedError
 from ...quant.plan import PERCENTILE, Arrays, QuantPlan
 from .base import shorten
 from .need import need
-from .onnx import save_onnx
+from .onnx_files import save_onnx
 
 if TYPE_CHECKING:
     import onnx_ir

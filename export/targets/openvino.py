@@ -6,6 +6,7 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,17 @@ from edgekit.bundle import Files
 from edgekit.errors import UnsupportedError
 from edgekit.manifest import Artifact
 
+from ...quant.plan import QuantPlan
 from ...runtimes.sessions.openvino import precision_hint
 from ..program import Program
 from .base import Lowered, Target, refuse, shorten
 from .need import need
-from .onnx import save_onnx
+from .onnx_files import save_onnx
 from .onnx_graph import to_onnx
+from .openvino_int8 import quantise
 from .openvino_norm import normalize_in_place
+from .openvino_weights import NOTE, compress
+from .weight_only import kept_values, refuse_convolutional, refuse_palettes
 
 
 class OpenVinoTarget(Target):
@@ -40,18 +45,48 @@ class OpenVinoTarget(Target):
         need("openvino", "openvino", "OpenVINO")
 
     def lower(self, program: Program, precision: str, folder: Path) -> Lowered:
-        import openvino as ov
-
         if precision not in ("fp32", "fp16", "bf16"):
             raise UnsupportedError(f"openvino: precision {precision} is not available here")
+        return self._write(self._prepare(program), folder, fp16=precision == "fp16")
+
+    def lower_quantised(self, program: Program, plan: QuantPlan, folder: Path) -> Lowered:
+        if plan.scheme == "weights":
+            if plan.bits == 4:
+                refuse_convolutional(self.name, program, plan)
+            refuse_palettes(self.name, plan)
+            model = self._prepare(program)
+            details = compress(model, kept_values(program, plan))
+            return replace(
+                self._write(model, folder),
+                details=details,
+                effective_precision=plan.precision,
+                notes=(NOTE,),
+            )
+        if plan.scheme == "dynamic":
+            raise UnsupportedError(
+                "openvino does not take dynamic int8",
+                "its plugin quantises activations by itself where weights are int8",
+                "use --scheme weights, or static with --calib",
+            )
+        model, notes = quantise(self._prepare(program), kept_values(program, plan))
+        return replace(self._write(model, folder), notes=notes)
+
+    def _prepare(self, program: Program) -> Any:
+        """The program as an ``openvino.Model`` with the contract's names."""
         model = self.convert(program)
         names = [spec.name for spec in program.inputs]
         for port, name in zip(model.inputs, names, strict=True):
             port.get_tensor().set_names({name})
         normalize_in_place(model)
+        return model
+
+    def _write(self, model: Any, folder: Path, fp16: bool = False) -> Lowered:
+        """Save a model in ``folder``; with ``fp16`` its floating-point weights are halved."""
+        import openvino as ov
+
         _forget_paths(model)
         _number_names(model)
-        ov.save_model(model, folder / "model.xml", compress_to_fp16=precision == "fp16")
+        ov.save_model(model, folder / "model.xml", compress_to_fp16=fp16)
         kinds = Counter(node.get_type_name() for node in model.get_ordered_ops())
         return Lowered(
             file="model.xml",

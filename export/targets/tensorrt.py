@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING
 from edgekit.errors import MissingBackendError, UnsupportedError
 from edgekit.manifest import Level
 
+from ...quant.plan import QuantPlan
 from ...runtimes import tensorrt_build
 from ...runtimes.tensorrt_build import CAPABILITIES, ParserRefusedError, build_engine
 from ..passes.cast_precision import cast_precision
 from ..program import Program
 from .base import Lowered, Target, shorten
 from .need import need
-from .onnx import check_onnx, save_onnx
+from .onnx_files import check_onnx, save_onnx
 from .onnx_graph import count_operators, opset_of, origin_of, to_onnx
+from .onnx_int8 import quantise
+from .weight_only import kept_values
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -46,10 +49,30 @@ class TensorRTTarget(Target):
 
     def lower(self, program: Program, precision: str, folder: Path) -> Lowered:
         ready = cast_precision(program, precision)
-        model = to_onnx(ready)
+        return self._write(ready, to_onnx(ready), precision, folder)
+
+    def lower_quantised(self, program: Program, plan: QuantPlan, folder: Path) -> Lowered:
+        if plan.scheme == "weights":
+            raise UnsupportedError(
+                f"tensorrt does not take {plan.precision} weights alone",
+                "ONNX has MatMulNBits for them, for which TensorRT for RTX wants a plugin that "
+                "its package does not have",
+                "use static int8 (--calib) or fp16 for this target",
+            )
+        if plan.scheme == "dynamic":
+            raise UnsupportedError(
+                "tensorrt does not take dynamic int8", "its ranges are in the graph", "give --calib"
+            )
+        model = quantise(to_onnx(program), kept_values(program, plan), symmetric=True)
+        return self._write(program, model, plan.precision, folder)
+
+    def _write(
+        self, program: Program, model: onnx_ir.Model, precision: str, folder: Path
+    ) -> Lowered:
+        """Save ``model``, which was made of ``program``, compile it, and say how."""
         extra = save_onnx(model, folder / "model.onnx")
         check_onnx(folder / "model.onnx")
-        engines, notes = self._compile(ready, folder)
+        engines, notes = self._compile(program, folder)
         recipe = {
             "onnx": "model.onnx",
             "precision": precision,
@@ -65,7 +88,7 @@ class TensorRTTarget(Target):
             effective_precision=precision,
             details={
                 "flavour": "rtx",
-                "opset": opset_of(ready),
+                "opset": opset_of(program),
                 "engines": engines,
                 "recipe": RECIPE,
             },

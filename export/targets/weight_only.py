@@ -1,0 +1,71 @@
+"""What the targets share of quantisation: who is refused it, and what kept layers are called."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from edgekit.errors import UnsupportedError
+
+from ...quant.plan import QuantPlan
+from ..layers import linear_share
+from ..program import Program
+
+#: Below this share of its weights in linear layers, a network gains nothing that is worth it.
+LEAST_SHARE = 0.1
+
+
+def refuse_convolutional(target: str, program: Program, plan: QuantPlan) -> None:
+    """Refuse a network whose weights this way of storing them would leave as they are.
+
+    Raises:
+        UnsupportedError: (almost) no weights are in linear layers.
+    """
+    share = linear_share(program)
+    if share < LEAST_SHARE:
+        raise UnsupportedError(
+            f"{target} stores weights as {plan.precision} in linear layers only",
+            f"they hold {share:.0%} of this network's weights, the rest is convolutions",
+            "use static int8 (--calib), or --target coreml",
+        )
+
+
+def refuse_palettes(target: str, plan: QuantPlan) -> None:
+    """Refuse a table of values where the runtime has evenly spaced levels only.
+
+    Raises:
+        UnsupportedError: the plan's weights are palettized.
+    """
+    if plan.weight_format == "palettized":
+        raise UnsupportedError(
+            f"{target} does not take palettized weights",
+            "its levels are evenly spaced",
+            "leave the weight format linear, or use --target coreml",
+        )
+
+
+def refuse_dynamic(target: str, program: Program, plan: QuantPlan) -> None:
+    """Refuse to find ranges while running where convolutions would have to.
+
+    Raises:
+        UnsupportedError: the plan is dynamic and the network is mostly convolutions.
+    """
+    if plan.scheme != "dynamic":
+        return
+    share = linear_share(program)
+    if share < 0.5:
+        raise UnsupportedError(
+            f"{target}: dynamic int8 is refused for a network of convolutions",
+            f"{1 - share:.0%} of its weights are in them, and finding the range of each map while "
+            "running makes it many times slower",
+            "use static int8: give --calib",
+        )
+
+
+def kept_values(program: Program, plan: QuantPlan) -> QuantPlan:
+    """The plan with the names that the kept nodes' values have in what a target emits.
+
+    Those are the nodes' own, but for an output, which the contract names.
+    """
+    results = program.exported.graph_signature.user_outputs
+    outputs = dict(zip(results, (spec.name for spec in program.outputs), strict=True))
+    return replace(plan, kept=tuple(outputs.get(name, name) for name in plan.kept))
