@@ -25,7 +25,7 @@ from edgekit.manifest import AxisRange, TensorSpec
 from ..models.spec import GraphSpec, LoadedModel
 from .passes.surgery import rename_user_inputs
 from .program import Program
-from .samples import random_inputs
+from .samples import example_inputs
 
 # A dimension of size 0 or 1 is specialised by torch.export: dynamic axes are traced at 2 or more.
 SMALLEST_TRACED = 2
@@ -110,7 +110,7 @@ def capture(model: LoadedModel, graph: GraphSpec, dynamic: DynamicAxes | None = 
     _assert_distinct("inputs", [spec.name for spec in graph.inputs])
     flat = FlatGraph(model.module, graph)
     flat.training = False  # not .eval(), which a network from a .pt2 file refuses
-    example = random_inputs(graph.inputs, axes, smallest=SMALLEST_TRACED)
+    example = example_inputs(model.task, graph.inputs, axes, SMALLEST_TRACED)
     tensors = tuple(torch.from_numpy(array) for array in example.values())
     with torch.no_grad():
         result = _call(flat, tensors, model.name)

@@ -13,7 +13,7 @@ from .passes import run_pipeline
 from .program import Program
 from .real_samples import real_samples
 from .reference import Reference, compute
-from .samples import Sample, random_inputs, sizes
+from .samples import Sample, seeded_samples
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,7 @@ def capture_graph(model: LoadedModel, spec: GraphSpec, options: ExportOptions) -
     axes = resolve_axes(asked, spec.inputs) if asked else spec.dynamic
     captured = capture(model, spec, axes)
     samples = [
-        Sample("random seed 0", random_inputs(spec.inputs, axes)),
-        *sizes(spec.inputs, axes),
+        *seeded_samples(model.task, spec.inputs, axes),
         *real_samples(
             model.task, captured.inputs, captured.outputs, options.samples, captured.dynamic
         ),

@@ -27,6 +27,7 @@ from ..models.counting import count_macs, count_parameters
 from ..models.spec import LoadedModel
 from ..quant.evaluation import Evaluation, check_classes
 from ..quant.precision import failures
+from .alternatives import settle
 from .captured import Captured, capture_graph
 from .conditioning import rounding_noise, widened
 from .evaluate import (
@@ -95,6 +96,7 @@ def write_bundle(
                 progress(f"{target.name}: lowering and verifying")
                 artifacts.append(export_graph(writer, target, captured, options))
             graphs.append(_record(writer, captured, artifacts))
+        graphs = settle(model.graphs, graphs, writer.root, progress)
         for name, asset in model.assets.items():
             writer.add(name, asset if isinstance(asset, bytes) else _shipped(asset))
         if pictures is not None:
@@ -226,7 +228,7 @@ def _refused_by_runtime(
     if found := re.search(r"\b(?:aten|dim_order_ops)::([\w.]+)", str(error)):
         operator = found[1]
         for name, module in artifact.details.get("undelegated_in", {}).items():
-            if name.split(".")[1] == operator.split(".")[0]:
+            if operator.split(".")[0] in name.split("."):
                 return UnsupportedError(
                     f"{target.name} does not support aten.{operator}, in {module}", str(error)
                 )

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgekit.manifest import TaskInfo
+
 from ..models.spec import InputSpec
+from ..runtimes.tasks import TASKS
 
 # Token ids and other integers without a stated bound stay below this: small enough for any table.
 DEFAULT_HIGH = 10
@@ -53,6 +56,38 @@ def _draw(rng: np.random.Generator, spec: InputSpec, shape: tuple[int, ...]) -> 
         return np.asarray(rng.standard_normal(shape), dtype=dtype)
     high = 2 if dtype.kind == "b" else spec.high or DEFAULT_HIGH
     return np.asarray(rng.integers(spec.low, high, shape), dtype=dtype)
+
+
+def example_inputs(
+    task: TaskInfo,
+    specs: Sequence[InputSpec],
+    dynamic: Mapping[str, Mapping[int, tuple[int, int]]] | None = None,
+    smallest: int = 1,
+) -> dict[str, np.ndarray]:
+    """Inputs to capture a graph with: what the task makes up, else random ones."""
+    made = _made_up(task, specs, None)
+    return made.inputs if made else random_inputs(specs, dynamic, smallest=smallest)
+
+
+def seeded_samples(
+    task: TaskInfo,
+    specs: Sequence[InputSpec],
+    dynamic: Mapping[str, Mapping[int, tuple[int, int]]],
+) -> Iterator[Sample]:
+    """What every graph is judged by: made up by its task at three sizes, else random."""
+    made = [_made_up(task, specs, end) for end in (None, "min", "max")]
+    if made[0] is not None:
+        yield from (sample for sample in made if sample is not None)
+        return
+    yield Sample("random seed 0", random_inputs(specs, dynamic))
+    yield from sizes(specs, dynamic)
+
+
+def _made_up(task: TaskInfo, specs: Sequence[InputSpec], end: str | None) -> Sample | None:
+    known = TASKS.get(task.kind)
+    names = tuple(spec.name for spec in specs)
+    made = known.examples(task.params, names, end) if known else None
+    return Sample(made[1], made[0]) if made else None
 
 
 def sizes(

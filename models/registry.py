@@ -13,6 +13,7 @@ from edgekit.errors import UsageError
 from edgekit.manifest import TaskInfo
 
 from .dart_graphs import ENTRIES as DART
+from .dsvt.entries import ENTRIES as DSVT
 from .heads import CLASSIFICATION, HEADS
 from .spec import LABELS, GraphSpec, InputSpec, ModelSpec
 
@@ -133,6 +134,7 @@ _SPECS = {
         _lowformer("E3", 41_316_808, 4_865_560_064),
         _EFFICIENTNET_LITE0,
         *DART,
+        *DSVT,
     )
 }
 

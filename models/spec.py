@@ -39,7 +39,8 @@ class GraphSpec:
 
     ``outputs`` empty means that names are derived from what the module returns.
     ``method`` names the module's method that the graph runs. ``dynamic`` maps an input's
-    name to ``{axis: (min, max)}``.
+    name to ``{axis: (min, max)}``. ``alternative`` names the graph that does the same work
+    on a target that refuses this one.
     """
 
     name: str = "forward"
@@ -48,6 +49,7 @@ class GraphSpec:
     method: str = "forward"
     dynamic: Mapping[str, Mapping[int, tuple[int, int]]] = field(default_factory=dict)
     states: tuple[StatePair, ...] = ()
+    alternative: str | None = None
 
 
 @dataclass(frozen=True)

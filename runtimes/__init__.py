@@ -43,7 +43,9 @@ def load(
             of artifacts in the bundle's own precision only.
         threads: intra-operator threads; None: with ``auto`` as measured, else that device's
             number or as many cores as there are, if fewer; or the runtime's own default.
-        graph: which graph; by default the only one, or the one called ``forward``.
+        graph: which graph; by default the only one, the task's own or the one called
+            ``forward``. Where the runtime has no artifact of the task's own graph, one that
+            the task names as its alternative is loaded.
 
     Returns:
         the session; it closes what was opened here when it is closed.
@@ -57,11 +59,12 @@ def load(
         raise UsageError(f"{threads} threads cannot run anything", "", "give 1 or more")
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     try:
-        chosen = opened.graph(graph)
+        graphs = _graphs(opened, graph)
         if runtime == AUTO:
-            session = _load_best(opened, chosen, threads)
+            session = _load_best(opened, graphs, threads)
         else:
-            session = _load_named(opened, chosen, registry.get(runtime), threads)
+            chosen = registry.get(runtime)
+            session = _load_named(opened, _having(graphs, chosen), chosen, threads)
     except BaseException:
         if opened is not bundle:
             opened.close()
@@ -79,7 +82,7 @@ def available(bundle: str | Path | Bundle, graph: str | None = None) -> list[str
     if not isinstance(bundle, Bundle):
         with Bundle.open(bundle) as opened:
             return available(opened, graph)
-    artifacts = _usable(bundle.graph(graph))
+    artifacts = {target for one in _graphs(bundle, graph) for target in _usable(one)}
     return [
         runtime.name
         for runtime in registry.RUNTIMES.values()
@@ -109,6 +112,17 @@ def _usable(graph: Graph) -> dict[str, Artifact]:
     return {a.target: a for a in graph.artifacts if a.status == "ok"}
 
 
+def _graphs(bundle: Bundle, name: str | None) -> list[Graph]:
+    """The graph ``name``; unless one was named, also those that the task has in its place."""
+    others = bundle.manifest.task.params.get("alternatives", ()) if name is None else ()
+    return [bundle.graph(name), *(bundle.graph(other) for other in others)]
+
+
+def _having(graphs: list[Graph], runtime: Runtime) -> Graph:
+    """The first graph that there is something of for ``runtime``, else the first of all."""
+    return next((graph for graph in graphs if runtime.target in _usable(graph)), graphs[0])
+
+
 def _load_named(bundle: Bundle, graph: Graph, runtime: Runtime, threads: int | None) -> Session:
     usable = _usable(graph)
     if runtime.target in usable:
@@ -124,7 +138,7 @@ def _load_named(bundle: Bundle, graph: Graph, runtime: Runtime, threads: int | N
     )
 
 
-def _load_best(bundle: Bundle, graph: Graph, threads: int | None) -> Session:
+def _load_best(bundle: Bundle, graphs: list[Graph], threads: int | None) -> Session:
     from edgekit.measurements import fastest
 
     measured = fastest(bundle.digest, threads)
@@ -133,6 +147,7 @@ def _load_best(bundle: Bundle, graph: Graph, threads: int | None) -> Session:
     order = [name for name in dict.fromkeys(first) if name in RUNTIMES]
     lacking: list[str] = []
     for name in order:
+        graph = _having(graphs, registry.RUNTIMES[name])
         artifact = _usable(graph).get(registry.RUNTIMES[name].target)
         if artifact is None or artifact.precision != bundle.manifest.precision:
             continue

@@ -18,6 +18,7 @@ from .base import Prepared, Result, Task
 from .classification import Classification
 from .detection import ObjectDetection
 from .features import Features
+from .lidar_detection import LidarDetection
 from .prompted_detection import PromptedDetection
 from .segmentation import Segmentation
 from .tensors import Tensors
@@ -33,6 +34,7 @@ TASKS: Final[dict[str, type[Task]]] = {
         Segmentation,
         Features,
         PromptedDetection,
+        LidarDetection,
     )
 }
 """The task classes by the kind that a manifest states."""

@@ -72,6 +72,21 @@ class Task(ABC):
         """
         return source
 
+    @classmethod
+    def examples(
+        cls, params: Mapping[str, Any], names: tuple[str, ...], end: str | None = None
+    ) -> tuple[dict[str, np.ndarray], str] | None:
+        """Inputs made up for a graph, where random numbers are no example of them.
+
+        Args:
+            params: the task's, as in a manifest. names: of the graph's inputs.
+            end: ``min`` or ``max``: as small or as large as it makes sense to try.
+
+        Returns:
+            arrays by name, and in words what they are; None: random numbers will do.
+        """
+        return None
+
     @abstractmethod
     def prepare(self, source: Any) -> dict[str, np.ndarray]:
         """The session's inputs for one file (or what the task takes instead of a file).

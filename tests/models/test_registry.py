@@ -60,7 +60,8 @@ def test_parameters_and_macs_are_what_the_network_has(name: str) -> None:
     with torch.device("meta"):
         network = spec.build()
         macs = 0
-        for graph in spec.graphs:
+        # Of two graphs that do the same work one counts; the other's sizes depend on its data.
+        for graph in (graph for graph in spec.graphs if graph.alternative is None):
             inputs = [torch.empty(i.shape, dtype=getattr(torch, i.dtype)) for i in graph.inputs]
             macs += count_macs(getattr(network, graph.method), *inputs)
     assert not network.training
