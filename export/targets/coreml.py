@@ -30,7 +30,7 @@ from ..program import Program
 from .base import Lowered, Target, refuse, shorten
 from .coreml_weights import compress
 from .need import need
-from .weight_only import kept_values
+from .weight_only import kept_weights
 
 PACKAGE = "model.mlpackage"
 
@@ -58,7 +58,7 @@ class CoreMLTarget(Target):
     def lower_quantised(self, program: Program, plan: QuantPlan, folder: Path) -> Lowered:
         # fp16 is what every processor of an Apple device computes in.
         with _quiet():
-            model = compress(_convert(program, "fp16"), kept_values(program, plan))
+            model = compress(_convert(program, "fp16"), plan, kept_weights(program, plan))
         lowered = self._write(program, model, "fp16", folder)
         details = {"bits": plan.bits, "format": plan.weight_format}
         if plan.bits == 4 or plan.weight_format == "palettized":

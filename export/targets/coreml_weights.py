@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from edgekit.errors import UnsupportedError
 
-from ..passes.rewrite_for_coreml import value_name
 from .base import shorten
 from .need import need
 
@@ -19,10 +20,9 @@ if TYPE_CHECKING:
 _WEIGHTED = ("conv", "conv_transpose", "linear", "matmul", "gather")
 _THRESHOLD = 2048  # smaller constants (biases, scales of norms) gain nothing
 _SMALLEST_GROUP = 16
-_CAST = "_cast_fp16"  # what coremltools adds to the names of values in an fp16 program
 
 
-def compress(mlmodel: Any, plan: QuantPlan) -> Any:
+def compress(mlmodel: Any, plan: QuantPlan, kept: Sequence[np.ndarray] = ()) -> Any:
     """A package whose weights, those of convolutions and embeddings too, are compressed.
 
     Core ML decompresses them when it loads the program, or while it multiplies; activations
@@ -35,13 +35,14 @@ def compress(mlmodel: Any, plan: QuantPlan) -> Any:
            less than 16, a scale per output channel.
         3. ``palettized``: tables of 2**bits values found by k-means, one for each
            ``plan.group_size`` output channels, or for all where that does not divide them.
-        4. The weights of a value in ``plan.kept`` stay as they are, bit for bit, and so they do
-           for whoever shares them.
+        4. A constant with the values of one of ``kept``, in whatever order, stays as it is, bit
+           for bit.
 
     Args:
         mlmodel: a ``coremltools.models.MLModel`` of an ML program for iOS 18 or later.
-        plan: ``kept`` as the common graph calls the values, or as the program's outputs are
-            called.
+        plan: ``bits``, ``group_size`` and ``weight_format``.
+        kept: weights of the network. Values, because coremltools gives constants and results
+            names of its own, and makes one of two that are equal.
 
     Raises:
         UnsupportedError: there is nothing to compress, or coremltools cannot.
@@ -55,9 +56,9 @@ def compress(mlmodel: Any, plan: QuantPlan) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             chosen = {
-                name: _configure(library, plan, weight)
-                for name, weight in _weights(mlmodel.get_spec()).items()
-                if not _is_kept(weight, plan)
+                name: _configure(library, plan, weight.val.shape, weight.child_ops[0].op_type)
+                for name, weight in library.get_weights_metadata(mlmodel, _THRESHOLD).items()
+                if _is_weight(weight) and not any(_same(weight.val, array) for array in kept)
             }
             config = library.OptimizationConfig(op_name_configs=chosen)
             work = (
@@ -79,65 +80,25 @@ def compress(mlmodel: Any, plan: QuantPlan) -> Any:
     return done
 
 
-@dataclass(frozen=True)
-class _Weight:
-    """A constant matrix: its shape, the kind of operation that reads it, and what those that
-    do give."""
-
-    shape: tuple[int, ...]
-    reader: str
-    results: tuple[str, ...]
+def _is_weight(constant: Any) -> bool:
+    """Whether a matrix is what all that read it multiply with or look up in."""
+    readers = constant.child_ops
+    return constant.val.ndim > 1 and all(reader.op_type in _WEIGHTED for reader in readers)
 
 
-def _weights(spec: Any) -> dict[str, _Weight]:
-    """The large constants that only layers read, by name.
-
-    Read off the specification: operations that coremltools loads from it are numbered anew.
-    """
-    operations = [
-        operation
-        for function in spec.mlProgram.functions.values()
-        for block in function.block_specializations.values()
-        for operation in block.operations
-    ]
-    readers: dict[str, list[Any]] = {}
-    for operation in operations:
-        for argument in operation.inputs.values():
-            for binding in argument.arguments:
-                readers.setdefault(binding.name, []).append(operation)
-    found = {}
-    for operation in operations:
-        if operation.type != "const":
-            continue
-        (output,) = operation.outputs
-        shape = _shape(output)
-        reading = readers.get(output.name, [])
-        if math.prod(shape) > _THRESHOLD and len(shape) > 1 and _are_layers(reading):
-            results = tuple(value.name for each in reading for value in each.outputs)
-            found[output.name] = _Weight(shape, reading[0].type, results)
-    return found
+def _same(constant: np.ndarray, weight: np.ndarray) -> bool:
+    if constant.size != weight.size:
+        return False
+    own = np.sort(weight.astype(constant.dtype), axis=None)
+    return np.array_equal(np.sort(constant, axis=None), own)
 
 
-def _shape(output: Any) -> tuple[int, ...]:
-    return tuple(size.constant.size for size in output.type.tensorType.dimensions)
-
-
-def _are_layers(readers: list[Any]) -> bool:
-    return bool(readers) and all(reader.type in _WEIGHTED for reader in readers)
-
-
-def _is_kept(weight: _Weight, plan: QuantPlan) -> bool:
-    names = {*plan.kept, *map(value_name, plan.kept)}
-    return any(result.removesuffix(_CAST) in names for result in weight.results)
-
-
-def _configure(library: Any, plan: QuantPlan, weight: _Weight) -> Any:
-    """How to compress a weight."""
-    shape = weight.shape
+def _configure(library: Any, plan: QuantPlan, shape: tuple[int, ...], reader: str) -> Any:
+    """How to compress a weight that such an operation reads."""
     # Linear layers and convolutions have their output channels first, these two do not.
-    second = weight.reader == "conv_transpose"
+    second = reader == "conv_transpose"
     outputs, inputs = (shape[1], shape[0]) if second else (shape[0], shape[1])
-    if weight.reader == "matmul":
+    if reader == "matmul":
         outputs = inputs = math.gcd(*shape[-2:])
     if plan.weight_format == "palettized":
         group = plan.group_size

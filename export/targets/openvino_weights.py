@@ -92,14 +92,27 @@ def _options(nncf: Any, plan: QuantPlan) -> dict[str, Any]:
     }
 
 
-def _operations(model: Any, node: str) -> list[str]:
-    """Friendly names of what multiplies with, or looks up in, the weights of a common node."""
-    gathers = [
+def _operations(model: Any, node: str) -> set[str]:
+    """Friendly names of what multiplies with, or looks up in, the weights of a common node.
+
+    NNCF leaves a constant alone if all that read it are ignored.
+    """
+    operations = model.get_ordered_ops()
+    gathers = {
         op.get_friendly_name()
-        for op in model.get_ordered_ops()
+        for op in operations
         if op.get_type_name() == "Gather" and any(node in port.names for port in op.outputs())
-    ]
-    return gathers or kept_names(model, [node])
+    }
+    found = gathers or set(kept_names(model, [node]))
+    sharing = {
+        port.get_node().get_friendly_name()
+        for op in operations
+        if op.get_friendly_name() in found
+        for source in op.input_values()
+        if source.get_node().get_type_name() == "Constant"
+        for port in source.get_target_inputs()
+    }
+    return found | sharing
 
 
 def _matrices(model: Any) -> dict[str, int]:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+import torch
+
 from edgekit.errors import UnsupportedError
 
 from ...quant.plan import QuantPlan
-from ..layers import linear_share
+from ..layers import linear_share, weight_of
+from ..passes.surgery import constant_of
 from ..program import Program
 
 #: Below this share of its weights in linear layers, a network gains nothing that is worth it.
@@ -69,3 +73,18 @@ def kept_values(program: Program, plan: QuantPlan) -> QuantPlan:
     results = program.exported.graph_signature.user_outputs
     outputs = dict(zip(results, (spec.name for spec in program.outputs), strict=True))
     return replace(plan, kept=tuple(outputs.get(name, name) for name in plan.kept))
+
+
+def kept_weights(program: Program, plan: QuantPlan) -> list[np.ndarray]:
+    """The weights of the kept nodes, embeddings' too."""
+    constants = constant_of(program.exported)
+    found = []
+    for node in program.exported.graph.nodes:
+        if node.name not in plan.kept:
+            continue
+        weight = weight_of(node)
+        if node.target is torch.ops.aten.embedding.default:
+            weight = node.args[0]
+        if weight is not None and weight.name in constants:
+            found.append(constants[weight.name].detach().numpy())
+    return found
