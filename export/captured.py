@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from ..models.spec import GraphSpec, LoadedModel
-from .capture import FlatGraph, capture
+from .capture import DynamicAxes, FlatGraph, capture
 from .options import Dynamic, ExportOptions, resolve_axes
 from .passes import run_pipeline
 from .program import Program
@@ -33,7 +33,7 @@ def capture_graph(model: LoadedModel, spec: GraphSpec, options: ExportOptions) -
         UsageError, UnsupportedError: as in :func:`.capture.capture`.
     """
     asked = _asked(model, spec, options)
-    axes = resolve_axes(asked, spec.inputs) if asked else spec.dynamic
+    axes = _moved(spec.dynamic, resolve_axes(asked, spec.inputs)) if asked else spec.dynamic
     captured = capture(model, spec, axes)
     samples = [
         *seeded_samples(model.task, spec.inputs, axes),
@@ -52,6 +52,25 @@ def _asked(model: LoadedModel, spec: GraphSpec, options: ExportOptions) -> Dynam
     mine = {one.name for one in spec.inputs}
     others = {one.name for graph in model.graphs for one in graph.inputs} - mine
     return {name: axes for name, axes in options.dynamic.items() if name not in others}
+
+
+def _moved(own: DynamicAxes, asked: DynamicAxes) -> DynamicAxes:
+    """What was asked, and the graph's own axes of one range with the one of them that was asked.
+
+    Where a graph has several inputs for each of N things, N is asked for once.
+    """
+    moved = {
+        own[name][axis]: limits
+        for name, axes in asked.items()
+        for axis, limits in axes.items()
+        if axis in own.get(name, {})
+    }
+    follow = {
+        name: {axis: moved[limits] for axis, limits in axes.items() if limits in moved}
+        for name, axes in own.items()
+    }
+    names = dict.fromkeys((*follow, *asked))
+    return {name: {**follow.get(name, {}), **asked.get(name, {})} for name in names}
 
 
 def _by_graph_name(sample: Sample, program: Program) -> Sample:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,10 @@ from .sources.vision_operators import declare_vision_operators
 
 if TYPE_CHECKING:
     from transformers import Sam3Config, Sam3Model
+
+# What transformers imports warns of its own build and of PyTorch's future; none of it is the
+# user's doing.
+_TALKATIVE = ("torchao", "torch.utils._pytree")
 
 # A network that transformers has just initialised tells nothing apart: all its boxes lie in
 # the middle, and neither the picture nor the class moves them. Matrices that keep the size of
@@ -162,6 +167,8 @@ def need_transformers() -> Any:
         MissingBackendError: it is not installed, or too old.
     """
     declare_vision_operators()
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         import torchvision  # noqa: F401 -- transformers' SAM 3 refuses to start without it
         import transformers
