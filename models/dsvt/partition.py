@@ -52,19 +52,22 @@ def _ranked(number: Tensor, total: int) -> tuple[Tensor, Tensor]:
 
 
 def point_features(points: Tensor, voxels: Voxels, config: DSVTConfig) -> Tensor:
-    """(P, 11): columns, offset from the mean of the voxel's points, offset from its centre."""
-    xyz = points[:, :3]
+    """(P, 11): columns, offset from the mean of the voxel's points, offset from its centre.
+
+    Means are of the offsets from the centre: sums of places far away, in whatever order a
+    runtime adds them, would differ in the fourth digit of what is left after subtraction.
+    """
     count = voxels.number.shape[0]
-    ones = torch.ones_like(xyz[:, :1])
-    index = voxels.point[:, None].expand(-1, 4)
-    sums = torch.zeros(count + 1, 4).scatter_add(0, index, torch.cat([xyz, ones], dim=1))
-    means = sums[:, :3] / sums[:, 3:].clamp(min=1)
     size = torch.tensor(config.voxel_size)
     low = torch.tensor(config.point_range[:3])
     centres = coordinates(voxels.number, config.grid).to(torch.float32) * size + (size / 2 + low)
     centres = torch.cat([centres, centres.new_zeros(1, 3)])
-    offsets = [xyz - table.index_select(0, voxels.point) for table in (means, centres)]
-    return torch.cat([points, *offsets], dim=1)
+    own = points[:, :3] - centres.index_select(0, voxels.point)
+    counted = torch.cat([own, torch.ones_like(own[:, :1])], dim=1)
+    index = voxels.point[:, None].expand(-1, 4)
+    sums = torch.zeros(count + 1, 4).scatter_add(0, index, counted)
+    means = sums[:, :3] / sums[:, 3:].clamp(min=1)
+    return torch.cat([points, own - means.index_select(0, voxels.point), own], dim=1)
 
 
 def coordinates(number: Tensor, grid: tuple[int, int, int]) -> Tensor:
