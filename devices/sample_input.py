@@ -15,7 +15,9 @@ import numpy as np
 from edgekit.errors import UsageError
 from edgekit.manifest import Graph
 
+from ..runtimes.synthetic_sweep import synthetic_sweep
 from ..runtimes.tasks import TASKS
+from ..runtimes.tasks.lidar_detection import LidarDetection
 
 #: Photographs that packages ship, in the order of our preference.
 _PHOTOGRAPHS = (
@@ -43,6 +45,9 @@ def sample_input(kind: str, graph: Graph, folder: Path) -> SampleInput:
     """
     if kind == "tensors":
         return SampleInput(_random_tensors(graph, folder), "random tensors (seed 0)")
+    if kind == LidarDetection.kind:
+        np.save(folder / "sweep.npy", points := synthetic_sweep())
+        return SampleInput(folder / "sweep.npy", f"a synthetic sweep of {len(points)} points")
     if kind not in TASKS or not TASKS[kind].takes_pictures:
         raise UsageError(f"nothing here to feed a {kind} task", "", "give one with --input FILE")
     photograph = installed_photograph()
