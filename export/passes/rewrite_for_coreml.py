@@ -8,6 +8,7 @@ import warnings
 import torch
 from torch.export import ExportedProgram
 
+from .choose_from_tensors import ChooseFromTensors
 from .keep_names import mark_names, restore_names
 from .read_sizes import ReadSizes
 from .select_instead_of_unbind import SelectInsteadOfUnbind
@@ -26,12 +27,13 @@ def rewrite_for_coreml(program: ExportedProgram) -> ExportedProgram:
         3. Maps of dynamic size are enlarged by a factor (:class:`.UpsampleByScale`) and cut
            by a slice (:class:`.SliceInsteadOfGather`); their sizes are read off other maps
            (:class:`.ReadSizes`); parts are taken by index (:class:`.SelectInsteadOfUnbind`).
-        4. Nodes keep their names, by which the emitted program's values can be found.
-        5. Any other that torch can express in core ATen operators is decomposed; what is
+        4. A choice between numbers is made between tensors (:class:`.ChooseFromTensors`).
+        5. Nodes keep their names, by which the emitted program's values can be found.
+        6. Any other that torch can express in core ATen operators is decomposed; what is
            left after that is reported by the converter, by name.
     """
     program = SelectInsteadOfUnbind()(SplitBeforeView()(mark_names(program)))
-    program = UpsampleByScale()(program)
+    program = ChooseFromTensors()(UpsampleByScale()(program))
     known = _known_operators()
     table = torch.export.default_decompositions()
     unknown = {

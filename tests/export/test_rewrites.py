@@ -7,6 +7,7 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 from edgekit.export.passes import Decompose, RewriteAttention, RewriteCol2im  # noqa: E402
+from edgekit.export.passes.choose_from_tensors import ChooseFromTensors  # noqa: E402
 from edgekit.export.passes.rewrite_for_coreml import rewrite_for_coreml  # noqa: E402
 from edgekit.export.passes.split_before_view import SplitBeforeView  # noqa: E402
 
@@ -126,3 +127,46 @@ def test_a_view_of_five_dimensions_is_left_alone(captured):
     before = Decompose()(captured(Plain(), (torch.randn(1, 10, 8),)).exported)
     after = SplitBeforeView()(before)
     assert [str(n.target) for n in after.graph.nodes] == [str(n.target) for n in before.graph.nodes]
+
+
+class Choosing(nn.Module):
+    """Choices between numbers, of a number and a row, and of two whole tensors."""
+
+    def forward(self, x):
+        low = torch.finfo(x.dtype).min
+        seen = torch.where(x > 0, torch.zeros(()), low)
+        either = torch.where(x > 0, x[:1], torch.ones(()))
+        return (
+            torch.where(x > 1, 2.0, -3.0),
+            torch.softmax(seen, -1),
+            either,
+            torch.where(x > 0, x, -x),
+        )
+
+
+def test_a_choice_between_numbers_has_the_shape_of_its_condition(captured):
+    x = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    x[:, 0] = 1  # no row of which all is masked
+    before = captured(Choosing(), (x,), {"x": {0: (1, 8)}}).exported
+    after = ChooseFromTensors()(before)
+    for node in after.graph.nodes:
+        if node.target is aten.where.self:
+            assert all(option.meta["val"].dim() == 2 for option in node.args)
+    assert _count(after, aten.where.ScalarOther, aten.where.Scalar, aten.where.ScalarSelf) == 0
+    for rows in (3, 5):
+        some = torch.randn(rows, 4, generator=torch.Generator().manual_seed(rows))
+        some[:, 0] = 1
+        for found, wanted in zip(after.module()(some), Choosing()(some), strict=True):
+            assert torch.equal(found, wanted)
+
+
+def test_a_choice_between_whole_tensors_is_left_alone(captured):
+    class Whole(nn.Module):
+        def forward(self, x):
+            return torch.where(x > 0, x, -x)
+
+    before = captured(Whole(), (torch.randn(3, 4),)).exported
+    after = ChooseFromTensors()(before)
+    assert [node.target for node in after.graph.nodes] == [
+        node.target for node in before.graph.nodes
+    ]
