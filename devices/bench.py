@@ -11,8 +11,8 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ WARM_UP = 3  # runs before anything counts
 DEFAULT_REPEAT = 100
 TIME_LIMIT_S = 60.0  # of all rows together, where nobody said how often to repeat
 LEAST_SAMPLES = 10
+PRECISIONS_REPEAT = 40
 
 
 @dataclass(frozen=True)
@@ -191,6 +192,47 @@ def benchmark(
         input=fed.what,
         warnings=_warnings(machine),
     )
+
+
+def benchmark_precisions(
+    bundles: Mapping[str, Bundle], repeat: int = PRECISIONS_REPEAT
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Measure bundles of one network in several precisions, in turns, with one thread.
+
+    Args:
+        bundles: by precision; all are fed the same input.
+        repeat: samples per row.
+
+    Returns:
+        a row for each precision and runtime that runs here, as ``edgekit bench --json`` has
+        them, with ``variant`` added; and the host. What does not run is left out.
+    """
+    machine = host.describe() | {"load_average_before": host.load_average()}
+    labelled: list[tuple[str, _Contender]] = []
+    with tempfile.TemporaryDirectory(prefix="edgekit-bench-") as folder:
+        try:
+            for variant, bundle in bundles.items():
+                fed = _input(bundle, None, None, Path(folder))
+                started, _ = _start(bundle, _present(bundle), [1], None, fed)
+                labelled += [(variant, contender) for contender in started]
+            dead = [gone for gone, _ in _measure([c for _, c in labelled], repeat, lambda: None)]
+        finally:
+            for _, contender in labelled:
+                contender.child.close()
+    rows = [
+        {"variant": variant, **asdict(contender.row())}
+        for variant, contender in labelled
+        if contender not in dead
+    ]
+    return rows, machine | {"load_average_after": host.load_average()}
+
+
+def _present(bundle: Bundle) -> list[str]:
+    """The runtimes of those artifacts that are accepted."""
+    from ..runtimes import registry
+
+    artifacts = bundle.graph().artifacts
+    return [registry.for_target(a.target).name for a in artifacts if a.status == "ok"]
 
 
 def _runtimes(names: Sequence[str]) -> tuple[str, ...]:

@@ -81,6 +81,45 @@ class Accuracy(_Record):
     disagreements: int | None = Field(default=None, ge=0)
 
 
+class Fidelity(_Record):
+    """How true an artifact is to PyTorch's fp32 network on the evaluation samples.
+
+    ``agreement`` is how many are answered with the same class, ``top1`` how many of the
+    labelled ones are right; both in percent, and None where there are no classes or labels.
+    ``nmse`` is over all samples, of the output that is worst.
+    """
+
+    samples: int = Field(ge=1)
+    nmse: float
+    agreement: float | None = Field(default=None, ge=0, le=100)
+    top1: float | None = Field(default=None, ge=0, le=100)
+
+
+class LayerError(_Record):
+    """A layer of the common graph, and the outputs' NMSE when it alone is quantised."""
+
+    node: str
+    module: str
+    nmse: float
+
+
+class Quantisation(_Record):
+    """How an artifact was quantised, and what that cost.
+
+    ``kept`` are the layers that stay in floating point, the most sensitive first. ``drop`` is
+    what was lost beside PyTorch, in the unit of the budget: points of top-1 where there are
+    labels, points of agreement where there are classes, else 100 times the NMSE.
+    """
+
+    scheme: Literal["static", "dynamic", "weights"]
+    bits: Literal[4, 8]
+    kept: tuple[LayerError, ...] = ()
+    layers: int = 0
+    fidelity: Fidelity | None = None
+    drop: float | None = None
+    max_drop: float | None = None
+
+
 class Artifact(_Record):
     """What one target made of one graph.
 
@@ -102,6 +141,7 @@ class Artifact(_Record):
     details: dict[str, Any] = {}  # delegation, engines, recipe, opset, …
     verify: Verification | None = None
     accuracy: Accuracy | None = None
+    quantisation: Quantisation | None = None
 
 
 class Graph(_Record):
@@ -165,6 +205,44 @@ class EvaluationInfo(_Record):
     pytorch: Accuracy
 
 
+class SamplesInfo(_Record):
+    """Which samples: what they are, how many, and the sha256 of their list."""
+
+    title: str
+    samples: int = Field(ge=1)
+    sha256: Sha256
+
+
+class PrecisionRow(_Record):
+    """One target in one precision, beside the others: the table without its timings."""
+
+    target: str
+    variant: str  # fp32, fp16, int8, int4, mixed
+    status: Literal["ok", "failed", "unavailable"]
+    bytes: int = 0
+    kept: int = 0
+    fidelity: Fidelity | None = None
+    judged_by: str | None = None  # what ran it, if not its own runtime
+    reason: str | None = None
+
+
+class QuantisationInfo(_Record):
+    """What all artifacts of a quantised bundle have in common, and how they compare.
+
+    ``reference`` is PyTorch's own fidelity: its top-1 where there are labels.
+    """
+
+    precision: str
+    method: str | None = None
+    calibration: SamplesInfo | None = None
+    evaluation: SamplesInfo
+    labelled: bool
+    reference: Fidelity
+    max_drop: float | None = None
+    sensitivity: tuple[LayerError, ...] = ()
+    rows: tuple[PrecisionRow, ...] = ()
+
+
 class FileEntry(_Record):
     """One file of the bundle, path relative and with forward slashes."""
 
@@ -188,6 +266,7 @@ class Manifest(_Record):
     drift_allowed: bool = False
     device: DeviceHint | None = None
     evaluation: EvaluationInfo | None = None
+    quantisation: QuantisationInfo | None = None
     graphs: tuple[Graph, ...]
     tools: dict[str, str] = {}
     files: tuple[FileEntry, ...]

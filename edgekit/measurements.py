@@ -41,6 +41,12 @@ CREATE TABLE IF NOT EXISTS measurement (
     measured_at TEXT NOT NULL  -- UTC
 );
 CREATE INDEX IF NOT EXISTS measurement_of ON measurement (digest, host);
+CREATE TABLE IF NOT EXISTS precisions (
+    id INTEGER PRIMARY KEY,
+    digest TEXT NOT NULL,      -- of the quantised bundle
+    host TEXT NOT NULL,        -- fingerprint
+    document TEXT NOT NULL     -- rows of all precisions, measured together, and the host
+);
 """
 
 
@@ -164,6 +170,48 @@ def fastest(digest: str, threads: int | None = None) -> tuple[str, int | None] |
     )
     found = _select(query, (digest, host_fingerprint(), threads, threads))
     return found[0] if found else None
+
+
+def save_precisions(
+    digest: str, rows: Sequence[Mapping[str, Any]], machine: Mapping[str, Any]
+) -> None:
+    """Keep the timings of one network in several precisions, measured together.
+
+    Args:
+        digest: of the bundle that the comparison belongs to.
+        rows: as in ``edgekit bench --json``, each with its ``variant``.
+
+    Raises:
+        DeviceError: the store cannot be written.
+    """
+    document = json.dumps({"rows": list(rows), "host": machine}, allow_nan=False)
+    path = store_path()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _connect(path) as connection, connection:
+            connection.executescript(_SCHEMA)
+            connection.execute(
+                "INSERT INTO precisions (digest, host, document) VALUES (?, ?, ?)",
+                (digest, host_fingerprint(), document),
+            )
+    except (sqlite3.Error, OSError) as error:
+        raise DeviceError(
+            f"cannot write the measurements to {path}",
+            str(error),
+            "if it is damaged, remove that file and measure again",
+        ) from error
+
+
+def precisions_for(digest: str) -> dict[str, Any] | None:
+    """The latest timings of :func:`save_precisions` for a bundle, of this host if there are
+    such: ``rows`` and ``host``."""
+    query = "SELECT document FROM precisions WHERE digest = ? ORDER BY host != ?, id DESC LIMIT 1"
+    found = _select(query, (digest, host_fingerprint()))
+    try:
+        return json.loads(found[0][0]) if found else None
+    except ValueError as error:
+        _log.warning("ignoring the measurements in %s: %s", store_path(), error)
+        return None
 
 
 def _select(query: str, values: tuple) -> list[tuple]:

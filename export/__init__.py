@@ -11,6 +11,7 @@ Importing this loads neither torch nor any back end; calling it does.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from ..models.sources import SourceOptions
     from ..models.spec import LoadedModel
+    from ..quant.options import QuantOptions
     from .options import ExportOptions
     from .result import ExportResult
     from .targets import Target
@@ -46,6 +48,7 @@ def export(
     locate: bool = False,
     device: DeviceHint | None = None,
     evaluation: str | Path | None = None,
+    quantisation: QuantOptions | None = None,
     report: bool = True,
     progress: Callable[[str], None] = lambda step: None,
 ) -> ExportResult:
@@ -55,7 +58,8 @@ def export(
         model: what the command line takes as MODEL, an ``nn.Module``, or a loaded model.
         targets: names, ``all``, or :class:`~edgekit.export.targets.Target` instances.
         out: a folder, or a file ending in ``.edgekit``; by default named after the model.
-        precision: ``fp32``, ``fp16`` or ``bf16``.
+        precision: ``fp32``, ``fp16``, ``bf16``; ``int8``, ``int4`` or ``mixed`` (int8 with
+            the most sensitive layers in floating point).
         weights: a checkpoint, ``random`` or ``pretrained``; None for the model's own.
         inputs: example inputs of a model of your own: tensors (one, a tuple, or by name) or
             :class:`~edgekit.models.spec.InputSpec`.
@@ -72,6 +76,8 @@ def export(
             :meth:`edgekit.devices.profiles.Profile.hint` gives one.
         evaluation: labelled pictures (see :mod:`edgekit.runtimes.labelled_pictures`) to
             measure the accuracy on, in PyTorch and on every runtime.
+        quantisation: for the integer precisions: calibration samples, the budget, and more.
+            Its evaluation is ``evaluation`` unless it has one of its own.
         report: write ``report.html``.
         progress: called with each step in words.
 
@@ -102,8 +108,9 @@ def export(
         locate=locate,
         device=device,
         evaluation=Path(evaluation) if evaluation is not None else None,
+        quantisation=quantisation,
     )
-    check_options(options)
+    options = check_options(options)
     if out is not None:
         with BundleWriter(out):
             pass  # what cannot be written is said now, not after the model is loaded
@@ -111,35 +118,82 @@ def export(
     said = SourceOptions(weights, describe_inputs(inputs), resolution, head, classes)
     loaded = _load(model, said)
     place = Path(out) if out is not None else _default_out(loaded.name, precision)
-    manifest, measured = write_bundle(loaded, chosen, place, options, progress)
+    measured = None
+    if options.quantisation is None:
+        manifest, measured = write_bundle(loaded, chosen, place, options, progress)
+    else:
+        from .quantise import write_quantised_bundle
+
+        manifest = write_quantised_bundle(
+            loaded, chosen, place, options, progress, _timed_if_possible(progress)
+        )
     if report:
         progress("writing the report")
         refresh_report(place)
     return describe_export(place, manifest, measured)
 
 
-def check_options(options: ExportOptions) -> None:
-    """Raise UsageError for a precision that this version does not export."""
+def check_options(options: ExportOptions) -> ExportOptions:
+    """The options made whole: an integer precision has its :class:`QuantOptions`.
+
+    Raises:
+        UsageError: a precision that this version does not export, or options that do not go
+            with it.
+    """
     from edgekit.errors import UsageError
 
+    from ..quant.options import QUANTISED, QuantOptions
     from ..quant.precision import THRESHOLDS
 
-    if options.precision not in THRESHOLDS:
+    known = dict.fromkeys((*THRESHOLDS, *QUANTISED))
+    if options.precision not in known:
         raise UsageError(
             f"precision {options.precision} is not available",
-            f"this version exports {', '.join(THRESHOLDS)}",
+            f"this version exports {', '.join(known)}",
         )
+    asked = options.quantisation
+    if options.precision not in QUANTISED:
+        if asked is not None:
+            raise UsageError(
+                f"{options.precision} is not quantised",
+                "calibration and a budget are for the integer precisions",
+                f"give --precision {', '.join(QUANTISED[:-1])} or {QUANTISED[-1]}",
+            )
+        return options
+    asked = asked or QuantOptions()
+    if asked.evaluation is None:
+        asked = replace(asked, evaluation=options.evaluation)
+    asked.check()
+    return replace(options, quantisation=asked, evaluation=None)
+
+
+def _timed_if_possible(progress: Callable[[str], None]) -> Callable[[dict[str, Path]], None]:
+    """Timing the precisions; where it fails the export has succeeded all the same."""
+
+    def measure(bundles: dict[str, Path]) -> None:
+        from edgekit.errors import EdgekitError
+
+        from .time_precisions import time_precisions
+
+        try:
+            time_precisions(bundles)
+        except EdgekitError as error:
+            progress(f"not timed: {error}")
+
+    return measure
 
 
 def refresh_report(bundle: str | Path) -> None:
     """Write the bundle's ``report.html`` anew, with the timings measured on this host."""
     from edgekit.bundle import Bundle, update_report
-    from edgekit.measurements import rows_for
+    from edgekit.measurements import precisions_for, rows_for
 
     from .report import render
 
     with Bundle.open(bundle) as opened:
-        html = render(opened.manifest, rows_for(opened.digest))
+        quantised = opened.manifest.quantisation is not None
+        timings = precisions_for(opened.digest) if quantised else None
+        html = render(opened.manifest, rows_for(opened.digest), timings)
     update_report(bundle, html)
 
 

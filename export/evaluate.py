@@ -73,7 +73,7 @@ def open_evaluation(model: LoadedModel, path: Path) -> LabelledPictures:
         InputError: there are no labelled pictures at ``path``, or they are of other classes.
     """
     require_classifier(model.task, model.name)
-    return open_labelled(path, _labels(model))
+    return open_labelled(path, labels_of(model))
 
 
 def evaluate_export(
@@ -147,7 +147,8 @@ class _Telling:
             self._progress(f"accuracy: {self._done:,} of {self._total:,} pictures")
 
 
-def _labels(model: LoadedModel) -> tuple[str, ...] | None:
+def labels_of(model: LoadedModel) -> tuple[str, ...] | None:
+    """The names of the classes that a model tells apart, if it brings them."""
     asset = model.assets.get(model.task.params.get("labels") or "")
     if asset is None:
         return None

@@ -13,6 +13,7 @@ from edgekit.errors import UsageError
 from edgekit.manifest import DeviceHint
 
 from ..models.spec import InputSpec
+from ..quant.options import QuantOptions
 
 # Axis names that people use, by rank: pictures are (batch, channels, height, width), sound
 # and text (batch, length).
@@ -39,6 +40,7 @@ class ExportOptions:
         locate: name the first node that departs where a target fails.
         device: what the bundle is made for; the manifest carries it.
         evaluation: labelled pictures to measure the accuracy on.
+        quantisation: how to quantise, where precision is int8, int4 or mixed.
     """
 
     precision: str = "fp32"
@@ -49,6 +51,7 @@ class ExportOptions:
     locate: bool = False
     device: DeviceHint | None = None
     evaluation: Path | None = None
+    quantisation: QuantOptions | None = None
 
 
 def parse_input(text: str) -> InputSpec:

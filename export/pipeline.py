@@ -6,20 +6,18 @@ import hashlib
 import importlib.metadata
 import importlib.resources
 import platform
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from edgekit.bundle import BundleWriter
 from edgekit.errors import (
-    BundleError,
     EdgekitError,
     MissingBackendError,
     ParityError,
-    UnsupportedError,
 )
 from edgekit.manifest import Artifact, Graph, Manifest, ModelInfo, Verification
 
@@ -28,6 +26,7 @@ from ..models.spec import LoadedModel
 from ..quant.evaluation import Evaluation, check_classes
 from ..quant.precision import failures
 from .alternatives import settle
+from .artifacts import describe_artifact, explain_refusal, reason_of, reject
 from .captured import Captured, capture_graph
 from .conditioning import rounding_noise, widened
 from .evaluate import (
@@ -40,10 +39,9 @@ from .evaluate import (
 from .locate import locate
 from .options import ExportOptions
 from .program import Program
-from .reference import save_reference
-from .targets import Lowered, Target
-from .targets.base import refuse, shorten
-from .verify import REJECTED, verify_artifact
+from .reference import Reference, save_reference
+from .targets import Target
+from .verify import verify_artifact
 
 Progress = Callable[[str], None]
 
@@ -56,6 +54,8 @@ _TOOLS = (
     "onnxruntime",
     "openvino",
     "executorch",
+    "nncf",
+    "torchao",
     "coremltools",
     "tensorrt-rtx-cu13",
     "numpy",
@@ -84,54 +84,102 @@ def write_bundle(
     pictures = open_evaluation(model, options.evaluation) if options.evaluation else None
     evaluation = None
     with BundleWriter(out) as writer:
-        graphs, programs = [], []
-        for spec in model.graphs:
-            progress(f"capturing {spec.name}")
-            captured = capture_graph(model, spec, options)
-            if pictures is not None and spec is model.graphs[classifier_graph(model.graphs)]:
-                check_classes(_graph(captured.program), model.task, pictures)
-            programs.append(captured.program)
-            artifacts = []
-            for target in targets:
-                progress(f"{target.name}: lowering and verifying")
-                artifacts.append(export_graph(writer, target, captured, options))
-            graphs.append(_record(writer, captured, artifacts))
-        graphs = settle(model.graphs, graphs, writer.root, progress)
-        for name, asset in model.assets.items():
-            writer.add(name, asset if isinstance(asset, bytes) else _shipped(asset))
+        captured = capture_all(model, options, progress)
+        chosen = classifier_graph(model.graphs)
+        if pictures is not None:
+            check_classes(describe_graph(captured[chosen].program), model.task, pictures)
+        graphs = lower_all(writer, model, captured, targets, options, progress)
         if pictures is not None:
             evaluation = evaluate_export(writer, model, graphs, pictures, progress)
-            chosen = classifier_graph(graphs)
             graphs[chosen] = _judged(writer.root, graphs[chosen], evaluation)
         progress("writing the bundle")
-        manifest = Manifest(
-            edgekit=_version("edgekit-toolkit") or "0",
-            model=_describe(model, programs),
-            task=model.task,
-            precision=options.precision,
-            drift_allowed=options.allow_drift,
-            device=options.device,
-            evaluation=evaluation_info(evaluation) if evaluation else None,
-            graphs=tuple(graphs),
-            tools=_tools(),
-            files=(),
-        )
-        writer.finish(manifest)
+        info = evaluation_info(evaluation) if evaluation else None
+        manifest = finish_bundle(writer, model, captured, graphs, options, evaluation=info)
     return manifest, evaluation
+
+
+def capture_all(
+    model: LoadedModel, options: ExportOptions, progress: Progress
+) -> tuple[Captured, ...]:
+    """Every graph of the model, in its order.
+
+    Raises:
+        UsageError, UnsupportedError: as in :func:`.captured.capture_graph`.
+    """
+    found = []
+    for spec in model.graphs:
+        progress(f"capturing {spec.name}")
+        found.append(capture_graph(model, spec, options))
+    return tuple(found)
+
+
+def lower_all(
+    writer: BundleWriter,
+    model: LoadedModel,
+    captured: Sequence[Captured],
+    targets: Sequence[Target],
+    options: ExportOptions,
+    progress: Progress,
+) -> list[Graph]:
+    """Every graph on every target, verified; with its reference."""
+    graphs = []
+    for one in captured:
+        artifacts = []
+        for target in targets:
+            progress(f"{target.name}: lowering to {options.precision} and verifying")
+            artifacts.append(export_graph(writer, target, one, options))
+        graphs.append(record_graph(writer, one.program, one.reference, artifacts))
+    return settle(model.graphs, graphs, writer.root, progress)
+
+
+def finish_bundle(
+    writer: BundleWriter,
+    model: LoadedModel,
+    captured: Sequence[Captured],
+    graphs: Sequence[Graph],
+    options: ExportOptions,
+    **found: Any,
+) -> Manifest:
+    """Add the assets, write the manifest, and put the bundle in its place.
+
+    Args:
+        found: fields of the manifest that only some exports have.
+    """
+    for name, asset in model.assets.items():
+        writer.add(name, asset if isinstance(asset, bytes) else _shipped(asset))
+    manifest = Manifest(
+        edgekit=_version("edgekit-toolkit") or "0",
+        model=_describe(model, [one.program for one in captured]),
+        task=model.task,
+        precision=options.precision,
+        drift_allowed=options.allow_drift,
+        device=options.device,
+        graphs=tuple(graphs),
+        tools=_tools(),
+        files=(),
+        **found,
+    )
+    writer.finish(manifest)
+    return manifest
 
 
 def _shipped(asset: str) -> bytes:
     return (importlib.resources.files("edgekit.models") / "assets" / asset).read_bytes()
 
 
-def _record(writer: BundleWriter, captured: Captured, artifacts: Sequence[Artifact]) -> Graph:
-    program = captured.program
+def record_graph(
+    writer: BundleWriter, program: Program, reference: Reference, artifacts: Sequence[Artifact]
+) -> Graph:
+    """The graph as the manifest has it, its reference written beside it."""
     name = f"verify/{program.name}.safetensors"
-    save_reference(captured.reference, writer.root / name)
-    return _graph(program).model_copy(update={"reference": name, "artifacts": tuple(artifacts)})
+    save_reference(reference, writer.root / name)
+    return describe_graph(program).model_copy(
+        update={"reference": name, "artifacts": tuple(artifacts)}
+    )
 
 
-def _graph(program: Program) -> Graph:
+def describe_graph(program: Program) -> Graph:
+    """A graph's contract, as the manifest has it."""
     return Graph(
         name=program.name,
         inputs=program.inputs,
@@ -150,17 +198,17 @@ def export_graph(
     try:
         target.check()
     except MissingBackendError as error:
-        return failed.model_copy(update={"status": "unavailable", **_reason(error)})
+        return failed.model_copy(update={"status": "unavailable", **reason_of(error)})
     (writer.root / folder).mkdir(parents=True)
     try:
         lowered = target.lower(captured.program, options.precision, writer.root / folder)
     except Exception as error:
-        return failed.model_copy(update=_reason(error))
-    artifact = _artifact(writer.root, folder, target, lowered, options.precision)
+        return failed.model_copy(update=reason_of(error))
+    artifact = describe_artifact(writer.root, folder, target, lowered, options.precision)
     try:
         check, precision = verify_artifact(
             writer,
-            _graph(captured.program),
+            describe_graph(captured.program),
             artifact,
             captured.reference,
             level=target.level,
@@ -170,9 +218,9 @@ def export_graph(
             notes=lowered.notes,
         )
     except EdgekitError as error:
-        refused = _refused_by_runtime(target, captured.program, artifact, error)
-        changed = {**_reason(refused), "status": "failed"}
-        return _reject(writer.root, artifact.model_copy(update=changed))
+        refused = explain_refusal(target, captured.program, artifact, error)
+        changed = {**reason_of(refused), "status": "failed"}
+        return reject(writer.root, artifact.model_copy(update=changed))
     if not check.passed and options.precision == "fp32" and not options.tolerance:
         check = _allow_for_rounding(check, captured)
     artifact = artifact.model_copy(
@@ -212,89 +260,25 @@ def _failed(
     reason = f"{target.name} departs from PyTorch: {'; '.join(broken)}"
     details = dict(artifact.details)
     if options.locate:
-        found = locate(target, captured, writer, _graph(captured.program), artifact)
+        found = locate(target, captured, writer, describe_graph(captured.program), artifact)
         details["located"] = found.to_json()
         reason += f"; first departure: {found.describe()}"
     changed = artifact.model_copy(update={"reason": reason, "details": details})
     if options.allow_drift:
         return changed
-    return _reject(writer.root, changed.model_copy(update={"status": "failed", "exit_code": 5}))
-
-
-def _refused_by_runtime(
-    target: Target, program: Program, artifact: Artifact, error: EdgekitError
-) -> EdgekitError:
-    """A fresh artifact that its runtime refuses is not damaged: the target cannot do it."""
-    if found := re.search(r"\b(?:aten|dim_order_ops)::([\w.]+)", str(error)):
-        operator = found[1]
-        for name, module in artifact.details.get("undelegated_in", {}).items():
-            if operator.split(".")[0] in name.split("."):
-                return UnsupportedError(
-                    f"{target.name} does not support aten.{operator}, in {module}", str(error)
-                )
-        return refuse(target.name, program, operator, str(error))
-    if isinstance(error, BundleError) or type(error) is EdgekitError:
-        return UnsupportedError(error.what, error.why)
-    return error
-
-
-def _reason(error: Exception) -> dict[str, object]:
-    if isinstance(error, EdgekitError):
-        return {"reason": str(error), "exit_code": error.exit_code}
-    return {"reason": f"{type(error).__name__}: {shorten(error)}", "exit_code": 1}
-
-
-def _artifact(
-    root: Path, folder: str, target: Target, lowered: Lowered, precision: str
-) -> Artifact:
-    details = _rooted(dict(lowered.details), folder)
-    files = [p for p in (root / folder).rglob("*") if p.is_file()]
-    return Artifact(
-        target=target.name,
-        status="ok",
-        file=f"{folder}/{lowered.file}",
-        extra=tuple(f"{folder}/{name}" for name in lowered.extra),
-        bytes=sum(path.stat().st_size for path in files),
-        precision=precision,
-        effective_precision=lowered.effective_precision,
-        operators=dict(lowered.operators),
-        details=details,
-    )
-
-
-def _rooted(details: dict, folder: str) -> dict:
-    """Paths in a TensorRT artifact's details, relative to the bundle."""
-    if "engines" in details:
-        details["engines"] = [
-            {**entry, "file": f"{folder}/{entry['file']}"} for entry in details["engines"]
-        ]
-    if "recipe" in details:
-        details["recipe"] = f"{folder}/{details['recipe']}"
-    return details
+    return reject(writer.root, changed.model_copy(update={"status": "failed", "exit_code": 5}))
 
 
 def _judged(root: Path, graph: Graph, evaluation: Evaluation) -> Graph:
     """The graph with the accuracy of its artifacts; one that answers with NaN is rejected."""
     broken = {row.target: row.error for row in evaluation.rows if type(row.error) is ParityError}
     artifacts = [
-        _reject(root, artifact.model_copy(update={"status": "failed", **_reason(error)}))
+        reject(root, artifact.model_copy(update={"status": "failed", **reason_of(error)}))
         if (error := broken.get(artifact.target))
         else artifact
         for artifact in recorded(graph, evaluation).artifacts
     ]
     return graph.model_copy(update={"artifacts": tuple(artifacts)})
-
-
-def _reject(root: Path, artifact: Artifact) -> Artifact:
-    """Rename an artifact's files so that nothing takes them for good ones."""
-    for name in (artifact.file, *artifact.extra):
-        (root / name).rename(root / f"{name}{REJECTED}")
-    return artifact.model_copy(
-        update={
-            "file": f"{artifact.file}{REJECTED}",
-            "extra": tuple(f"{name}{REJECTED}" for name in artifact.extra),
-        }
-    )
 
 
 def _describe(model: LoadedModel, programs: Sequence[Program]) -> ModelInfo:

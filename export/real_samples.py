@@ -61,16 +61,16 @@ def real_samples(
     """
     if _for_another_graph(task, inputs):
         return
-    preparer = _preparer(task, inputs, outputs, dynamic or {})
+    task_alone = preparer(task, inputs, outputs, dynamic or {})
     if folder is not None:
-        paths = expand([folder], (*getattr(preparer, "suffixes", ()), *ARRAYS))
+        paths = expand([folder], (*getattr(task_alone, "suffixes", ()), *ARRAYS))
     else:
-        paths = shipped_pictures() if preparer is not None and preparer.takes_pictures else []
+        paths = shipped_pictures() if task_alone is not None and task_alone.takes_pictures else []
     for path in paths:
         if path.suffix in ARRAYS:
             yield Sample(path.name, _arrays(path, inputs))
-        elif preparer is not None:
-            yield Sample(path.name, dict(preparer.prepare(path)))
+        elif task_alone is not None:
+            yield Sample(path.name, dict(task_alone.prepare(path)))
         else:
             raise InputError(
                 f"{path} cannot be fed to this model",
@@ -86,7 +86,7 @@ def _for_another_graph(task: TaskInfo, inputs: tuple[TensorSpec, ...]) -> bool:
     return all(spec.name != task.params["input"] for spec in inputs)
 
 
-def _preparer(
+def preparer(
     task: TaskInfo,
     inputs: tuple[TensorSpec, ...],
     outputs: tuple[TensorSpec, ...],

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from edgekit.errors import MissingBackendError
 from edgekit.manifest import TARGETS, Artifact, Graph, Manifest
 
-from . import report_accuracy, report_timings
+from . import report_accuracy, report_precisions, report_timings
 from . import report_charts as charts
 from . import report_words as words
 
@@ -51,13 +51,18 @@ _UNSAFE: Final = dict.fromkeys(
 )
 
 
-def render(manifest: Manifest, measurements: Sequence[Mapping[str, Any]]) -> str:
+def render(
+    manifest: Manifest,
+    measurements: Sequence[Mapping[str, Any]],
+    precisions: Mapping[str, Any] | None = None,
+) -> str:
     """The report as one self-contained HTML document.
 
     Args:
         manifest: of the bundle. measurements: rows as ``edgekit bench --json`` prints them
             (times in milliseconds, memory in MB), each with its ``host``; may be empty.
             A figure that a row lacks is shown as a dash.
+        precisions: timings of a quantised network beside its other precisions.
 
     Returns:
         HTML text, to be written as UTF-8. The same arguments give the same text.
@@ -68,7 +73,10 @@ def render(manifest: Manifest, measurements: Sequence[Mapping[str, Any]]) -> str
     environment = _environment()
     style = environment.get_template("report.css.j2").render()
     page = environment.get_template("report.html.j2")
-    return page.render(policy=_policy(style), **_context(manifest, measurements))
+    quantised = report_precisions.precisions(manifest, precisions)
+    return page.render(
+        policy=_policy(style), quantised=quantised, **_context(manifest, measurements)
+    )
 
 
 @functools.cache

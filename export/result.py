@@ -7,9 +7,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekit.errors import EdgekitError, MissingBackendError, ParityError, UnsupportedError
+from edgekit.bundle import Bundle
+from edgekit.errors import (
+    AccuracyError,
+    EdgekitError,
+    MissingBackendError,
+    ParityError,
+    UnsupportedError,
+)
 from edgekit.manifest import Artifact, Graph, Manifest
+from edgekit.measurements import precisions_for
 
+from ..quant.comparison import compare_precisions
 from ..quant.evaluation import Evaluation
 
 # Where targets fail in different ways the command exits with the gravest: a wrong answer
@@ -19,6 +28,7 @@ _ERRORS: dict[int, type[EdgekitError]] = {
     3: MissingBackendError,
     4: UnsupportedError,
     5: ParityError,
+    6: AccuracyError,
 }
 
 
@@ -31,6 +41,7 @@ class GraphResult:
     bytes: int
     effective_precision: str | None
     verify: dict[str, Any] | None
+    quantisation: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +63,7 @@ class ExportResult:
         bundle: the bundle that was written. model: its name. precision: as asked.
         targets: in the order asked. device: what it was made for, as the manifest has it.
         evaluation: accuracy and latency on labelled pictures, if that was asked for.
+        comparison: of the precisions, if it is quantised (see :mod:`edgekit.quant.comparison`).
     """
 
     bundle: Path
@@ -61,6 +73,7 @@ class ExportResult:
     targets: tuple[TargetResult, ...]
     device: dict[str, Any] | None = None
     evaluation: dict[str, Any] | None = None
+    comparison: dict[str, Any] | None = None
 
     @property
     def exit_code(self) -> int:
@@ -101,7 +114,16 @@ def describe_export(
         targets=tuple(_target(bundle, name, manifest.graphs) for name in order),
         device=manifest.device.model_dump(mode="json") if manifest.device else None,
         evaluation=evaluation.to_json() if evaluation else None,
+        comparison=_comparison(bundle, manifest),
     )
+
+
+def _comparison(bundle: Path, manifest: Manifest) -> dict[str, Any] | None:
+    if manifest.quantisation is None:
+        return None
+    with Bundle.open(bundle) as opened:
+        timings = precisions_for(opened.digest)
+    return compare_precisions(manifest.quantisation, timings, manifest.model.source)
 
 
 def _target(bundle: Path, name: str, graphs: Iterable[Graph]) -> TargetResult:
@@ -133,4 +155,7 @@ def _graph(bundle: Path, name: str, artifact: Artifact) -> GraphResult:
         bytes=artifact.bytes,
         effective_precision=artifact.effective_precision,
         verify=artifact.verify.model_dump(mode="json") if artifact.verify else None,
+        quantisation=artifact.quantisation.model_dump(mode="json")
+        if artifact.quantisation
+        else None,
     )

@@ -62,6 +62,10 @@ class Samples:
             whole.update(f"{name}\t{known}\t{digest}\n".encode("utf-8", "surrogateescape"))
         return whole.hexdigest()
 
+    def titled(self, title: str) -> Samples:
+        """The same samples under another title."""
+        return replace(self, title=title)
+
     def pick(self, indices: Sequence[int]) -> Samples:
         """Some of them, in this order."""
         return replace(

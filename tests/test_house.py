@@ -16,7 +16,7 @@ ALLOWED = {
     "edgekit": set(),
     "models": {"edgekit"},
     "quant": {"edgekit", "runtimes"},
-    "export": {"edgekit", "models", "quant", "runtimes"},
+    "export": {"edgekit", "models", "quant", "runtimes", "devices"},
     "runtimes": {"edgekit"},
     "devices": {"edgekit", "runtimes"},
     "apps": {"edgekit", "runtimes", "devices"},

@@ -9,6 +9,20 @@ import typer
 from edgekit.cli.accuracy import show_evaluation
 from edgekit.cli.options import Json, Locate, Quiet, Tolerance
 from edgekit.cli.output import Output, size, table
+from edgekit.cli.quantisation import (
+    Calib,
+    CalibMethod,
+    CalibSamples,
+    Compare,
+    EvalSamples,
+    Format,
+    GroupSize,
+    MaxDrop,
+    SchemeName,
+    Sensitivity,
+    quantisation,
+    show_comparison,
+)
 from edgekit.errors import EdgekitError, MissingBackendError
 
 if TYPE_CHECKING:
@@ -50,7 +64,8 @@ Weights = Annotated[
     typer.Option("--weights", help="A checkpoint (.safetensors, .pt), random, or pretrained."),
 ]
 Precision = Annotated[
-    str | None, typer.Option("--precision", help="fp32 (the default), fp16 or bf16.")
+    str | None,
+    typer.Option("--precision", help="fp32 (the default), fp16, bf16, int8, int4 or mixed."),
 ]
 Inputs = Annotated[
     list[str] | None,
@@ -75,7 +90,11 @@ Classes = Annotated[
 Samples = Annotated[Path | None, typer.Option("--samples", help="Real inputs to verify with, too.")]
 Eval = Annotated[
     Path | None,
-    typer.Option("--eval", help="Labelled pictures to measure the accuracy on: a folder or file."),
+    typer.Option(
+        "--eval",
+        help="Labelled pictures to measure the accuracy on: a folder or file. For integer "
+        "precisions also samples without labels.",
+    ),
 ]
 AllowDrift = Annotated[
     bool, typer.Option("--allow-drift", help="Keep what fails the comparison, and say so.")
@@ -98,7 +117,17 @@ def command(
     classes: Classes = None,
     device: Device = None,
     samples: Samples = None,
+    calib: Calib = None,
+    calib_method: CalibMethod = "minmax",
+    calib_samples: CalibSamples = 256,
     evaluation: Eval = None,
+    eval_samples: EvalSamples = 2000,
+    max_drop: MaxDrop = None,
+    scheme: SchemeName = None,
+    group_size: GroupSize = 32,
+    weight_format: Format = "linear",
+    compare: Compare = "fp32,fp16",
+    sensitivity: Sensitivity = False,
     tolerance: Tolerance = None,
     allow_drift: AllowDrift = False,
     locate: Locate = False,
@@ -108,9 +137,9 @@ def command(
 ) -> int:
     """Take a model to its targets, verify each against PyTorch, and write one bundle.
 
-    Exits 5 if an artifact is not the same model any more (it is kept as *.rejected), 4 if a
-    target does not support an operator, 3 if a back end is not installed. The targets that
-    work are in the bundle all the same.
+    Exits 5 if an artifact is not the same model any more, 6 if it loses more than --max-drop
+    allows (either is kept as *.rejected), 4 if a target does not support an operator, 3 if a
+    back end is not installed. The targets that work are in the bundle all the same.
     """
     from edgekit.export.options import parse_dynamic, parse_input, parse_resolution
     from edgekit.quant.precision import parse_tolerance
@@ -133,6 +162,19 @@ def command(
         "locate": locate,
         "device": profile.hint() if profile else None,
     }
+    arguments["quantisation"] = quantisation(
+        arguments["precision"],
+        calibration=calib,
+        method=calib_method,
+        count=calib_samples,
+        evaluation_count=eval_samples,
+        max_drop=max_drop,
+        scheme=scheme,
+        group_size=group_size,
+        weight_format=weight_format,
+        compare=compare,
+        sensitivity=sensitivity,
+    )
     with Output(json, quiet) as output:
         if profile:
             _say_device(output, profile, arguments)
@@ -168,6 +210,8 @@ def _run(output: Output, model: str, arguments: dict[str, Any], report: bool) ->
     for row in (result.evaluation or {}).get("rows", ()):
         if row["reason"]:
             output.note(f"no accuracy on {row['runtime']}: {row['reason']}")
+    for remark in (result.comparison or {}).get("remarks", ()):
+        output.warn(remark)
     for one in result.targets:
         if one.reason:
             output.warn(f"{one.target} {one.status}: {one.reason}")
@@ -222,6 +266,8 @@ def _show(console: "Console", result: "ExportResult") -> None:
     console.print(table(columns, (_row(one) for one in result.targets)))
     if result.evaluation:
         show_evaluation(console, result.evaluation)
+    if result.comparison:
+        show_comparison(console, result.comparison)
     console.print(f"bundle: {result.bundle}")
     if (report := result.bundle / "report.html").is_file():
         console.print(f"report: {report}")

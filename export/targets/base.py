@@ -97,6 +97,11 @@ class Target(ABC):
         """
         return None
 
+    def stand_in(self, files: Files, graph: Graph, artifact: Artifact) -> Session | None:
+        """Another runtime that computes the artifact's own graph where nothing else does: it
+        tells what quantising cost, not whether this target's runtime computes it well."""
+        return None
+
     def tap(
         self,
         files: Files,

@@ -67,7 +67,7 @@ def quantise(model: onnx_ir.Model, plan: QuantPlan, symmetric: bool = False) -> 
         UnsupportedError: ONNX Runtime's tools refuse the graph.
     """
     need("onnx", "export", "the ONNX exporter")
-    kept = kept_nodes(model, plan.kept)
+    kept = [*kept_nodes(model, plan.kept), *_with_constants(model)]
     with tempfile.TemporaryDirectory(prefix="edgekit-int8-") as folder, _quiet():
         source, result = Path(folder) / "model.onnx", Path(folder) / "quantised.onnx"
         save_onnx(model, source)
@@ -96,6 +96,17 @@ def kept_nodes(model: onnx_ir.Model, layers: Sequence[str]) -> list[str]:
         readers = {use.node for value in node.outputs for use in value.uses()}
         found.update(dict.fromkeys(reader.name for reader in readers if reader.op_type in _CARRIED))
     return list(found)
+
+
+def _with_constants(model: onnx_ir.Model) -> list[str]:
+    """Sums and products with a stored number: rounding it gains nothing, and TensorRT takes no
+    integer constant there."""
+    return [
+        node.name
+        for node in model.graph
+        if node.op_type in ("Add", "Mul")
+        and any(value is not None and value.const_value is not None for value in node.inputs)
+    ]
 
 
 def _weighted_node(model: onnx_ir.Model, layer: str) -> Any:

@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgekit.bundle import Files
 from edgekit.errors import MissingBackendError, UnsupportedError
-from edgekit.manifest import Level
+from edgekit.manifest import Artifact, Graph, Level
 
 from ...quant.plan import QuantPlan
 from ...runtimes import tensorrt_build
+from ...runtimes.sessions.base import Session
 from ...runtimes.tensorrt_build import CAPABILITIES, ParserRefusedError, build_engine
 from ..passes.cast_precision import cast_precision
 from ..program import Program
@@ -65,6 +67,11 @@ class TensorRTTarget(Target):
             )
         model = quantise(to_onnx(program), kept_values(program, plan), symmetric=True)
         return self._write(program, model, plan.precision, folder)
+
+    def stand_in(self, files: Files, graph: Graph, artifact: Artifact) -> Session:
+        from ...runtimes.sessions.onnxruntime import OnnxRuntimeSession
+
+        return OnnxRuntimeSession(files, graph, artifact)
 
     def _write(
         self, program: Program, model: onnx_ir.Model, precision: str, folder: Path
