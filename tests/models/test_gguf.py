@@ -7,6 +7,7 @@ torch = pytest.importorskip("torch")
 gguf = pytest.importorskip("gguf")
 pytest.importorskip("transformers")
 
+from edgekit.bundle import Bundle  # noqa: E402
 from edgekit.errors import InputError, MissingBackendError, UnsupportedError, UsageError  # noqa: E402
 from edgekit.export import export  # noqa: E402
 from edgekit.models.sources import SourceOptions, load_model  # noqa: E402
@@ -150,6 +151,20 @@ def test_sequences_and_tokens_are_dynamic_and_run_without_torch(tmp_path, words)
         wanted = answer(original, some).numpy()
         assert found.shape == (count, length, WORDS)
         assert ((found - wanted) ** 2).sum() < 1e-9 * (wanted**2).sum()
+
+
+def test_every_runtime_computes_it_and_core_mls_program_is_interpreted(tmp_path):
+    for package in ("openvino", "executorch", "coremltools"):
+        pytest.importorskip(package)
+    write(tmp_path / "small.gguf", network())
+    targets = ["openvino", "executorch", "coreml"]
+    out = tmp_path / "bundle"
+    export(str(tmp_path / "small.gguf"), targets, out, report=False).raise_for_status()
+    with Bundle.open(out) as bundle:
+        found = {artifact.target: artifact.verify for artifact in bundle.graph().artifacts}
+    assert found.keys() == set(targets)
+    assert all(check.passed and check.metrics.nmse < 1e-9 for check in found.values())
+    assert found["coreml"].level in ("interpreted", "ran")
 
 
 def test_inputs_may_be_stated(tmp_path):
