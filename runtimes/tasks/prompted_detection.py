@@ -201,11 +201,10 @@ class PromptedDetection(PictureTask[PromptedParams]):
         threshold = _or(settings.threshold, params.score_threshold)
         text = self.prompts.embed(names)
         found = self.head.find(outputs[features], text, threshold, settings.masks)
-        kept = self._suppress(found)
-        height, width = geometry.input
-        boxes = found.boxes[kept] * np.array([width, height, width, height], np.float32)
-        boxes = clip_boxes(geometry.to_source(boxes), geometry.source).tolist()
-        rows = zip(found.classes[kept].tolist(), found.scores[kept].tolist(), boxes, strict=True)
+        boxes = _in_picture(found.boxes, geometry)
+        kept = self._suppress(found, boxes)
+        columns = (found.classes[kept], found.scores[kept], boxes[kept])
+        rows = zip(*(column.tolist() for column in columns), strict=True)
         detections = tuple(
             Detection(names[index], index, score, tuple(box)) for index, score, box in rows
         )
@@ -215,14 +214,17 @@ class PromptedDetection(PictureTask[PromptedParams]):
             return result
         return replace(result, masks=self._outlines(outputs, found, kept, text, geometry))
 
-    def _suppress(self, found: Candidates) -> np.ndarray:
+    def _suppress(self, found: Candidates, boxes: np.ndarray) -> np.ndarray:
+        """Which boxes to answer with, best first; none that lies outside of the picture."""
         overlap = _or(self.settings.iou_threshold, self.params.iou_threshold)
         most = self.params.max_detections
+        inside = np.flatnonzero((boxes[:, 2:] > boxes[:, :2]).all(1))
+        if not len(inside):
+            return inside
+        boxes, scores = boxes[inside], found.scores[inside]
         if _or(self.settings.class_agnostic, self.params.class_agnostic):
-            return nms(found.boxes, found.scores, overlap, most)
-        if not len(found.scores):
-            return np.zeros(0, np.int64)
-        return nms_per_class(found.boxes, found.scores, found.classes, overlap, most)
+            return inside[nms(boxes, scores, overlap, most)]
+        return inside[nms_per_class(boxes, scores, found.classes[inside], overlap, most)]
 
     def _outlines(
         self,
@@ -257,6 +259,13 @@ class PromptedDetection(PictureTask[PromptedParams]):
                 f"{self.bundle.path} has no graph {graph!r}", f"it has {', '.join(known)}"
             )
         return load(self.bundle, self.session.runtime, threads=self.session.threads, graph=graph)
+
+
+def _in_picture(boxes: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """(K, 4) boxes in shares of the input, in the picture's pixels and cut at its borders."""
+    height, width = geometry.input
+    pixels = boxes * np.array([width, height, width, height], np.float32)
+    return clip_boxes(geometry.to_source(pixels), geometry.source)
 
 
 def _or(value: Any, default: Any) -> Any:
