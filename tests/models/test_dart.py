@@ -11,6 +11,7 @@ pytest.importorskip("transformers")
 
 from edgekit.errors import InputError, UsageError
 from edgekit.models import load, spec
+from edgekit.models.counting import count_macs
 from edgekit.models.dart import Dart, LeftOut, build, load_sized
 from edgekit.models.dart_config import DEPTHS, Depths, configure, named, need_transformers
 from edgekit.models.dart_graphs import SIZES, TOKENIZER, DartSize
@@ -324,3 +325,71 @@ def test_weights_are_seeded_and_tell_classes_apart(scene) -> None:
 
 def test_depths_default_to_sam3() -> None:
     assert DEPTHS["sam3"] == Depths()
+
+
+def test_the_command_lines_resolution_reaches_every_graph() -> None:
+    from edgekit.models.sources import SourceOptions, load_model
+
+    model = load_model("sam3-tiny", SourceOptions(resolution=(168, 168)))
+    vision, text, detection = model.graphs
+    assert vision.inputs[0].shape == (1, 3, 168, 168)
+    assert detection.inputs[0].shape == (1, 64, 12, 12)
+    assert text.inputs == spec("sam3-tiny").graphs[1].inputs
+    assert model.recipe == {"resolution": [168, 168]}
+    with torch.no_grad():
+        features = model.module.vision(torch.zeros(1, 3, 168, 168))
+    assert features.shape == detection.inputs[0].shape
+
+
+def test_detection_alone_is_bitwise_the_whole_forward_in_a_batch(dart, scene) -> None:
+    """Given the same features and text, leaving the mask decoder out changes no bit."""
+    from types import SimpleNamespace
+
+    encode = dart.sam3.vision_encoder.neck.position_encoding
+    maps = [level.expand(CLASSES, -1, -1, -1) for level in reversed(scene["maps"])]
+    places = [encode(level.shape, level.device, level.dtype) for level in maps]
+    vision = SimpleNamespace(
+        fpn_hidden_states=(*maps, None),  # the last level is dropped
+        fpn_position_encoding=(*places, None),
+        hidden_states=None,
+        attentions=None,
+    )
+    with torch.no_grad():
+        whole = dart.sam3(
+            vision_embeds=vision,
+            text_embeds=SimpleNamespace(pooler_output=scene["text"]),
+            attention_mask=scene["mask"],
+        )
+    boxes, logits, presence = detect(dart, scene)
+    assert torch.equal(boxes, whole.pred_boxes)
+    assert torch.equal(logits, whole.pred_logits)
+    assert torch.equal(presence, whole.presence_logits)
+
+
+def test_operations_of_sam3_at_any_number_of_classes() -> None:
+    """Counted, so no load of the machine matters: only the detection grows, and as a line."""
+    entry = spec("sam3")
+    vision, text, detection = entry.graphs
+    with torch.device("meta"):
+        network = entry.build()
+
+        def cost(graph, classes):
+            shapes = [
+                (classes if one.name in graph.dynamic else one.shape[0], *one.shape[1:])
+                for one in graph.inputs
+            ]
+            inputs = [
+                torch.empty(shape, dtype=getattr(torch, one.dtype))
+                for shape, one in zip(shapes, graph.inputs, strict=True)
+            ]
+            return count_macs(getattr(network, graph.method), *inputs)
+
+        backbone, prompt = cost(vision, 1), cost(text, 1)
+        each = {classes: cost(detection, classes) for classes in (1, 3, 8)}
+    assert each[3] == 3 * each[1]
+    assert each[8] == 8 * each[1]
+    for classes, factor in ((3, 2.7), (80, 15.0)):
+        naive = classes * (backbone + prompt + each[1])
+        shared = backbone + classes * each[1]
+        assert naive / shared > factor
+        assert naive / shared < classes * (1 + prompt / backbone)
