@@ -8,7 +8,9 @@ torch.export, ONNX Runtime and OpenVINO all know how to carry on.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,17 +32,49 @@ class Voxels:
 
 def voxelise(points: Tensor, config: DSVTConfig) -> Voxels:
     """The voxels that hold points (P, 5), and which point is in which."""
-    size = torch.tensor(config.voxel_size)
-    low = torch.tensor(config.point_range[:3])
-    grid = torch.tensor(config.grid)
-    cell = torch.floor((points[:, :3] - low) / size)
-    inside = ((cell >= 0) & (cell < grid)).all(1)
+    cells, within = zip(*(_cells(points[:, axis], config, axis) for axis in range(3)), strict=True)
+    inside = within[0] & within[1] & within[2]
     # What is outside (or not a number) goes to a voxel of its own behind the last one.
-    x, y, z = (torch.where(inside, cell[:, axis], 0.0).to(torch.int64) for axis in range(3))
+    x, y, z = (torch.where(inside, cell, 0) for cell in cells)
     total = config.grid[0] * config.grid[1] * config.grid[2]
     number = torch.where(inside, (x * config.grid[1] + y) * config.grid[2] + z, total)
     occupied, rank = _ranked(number, total)
     return Voxels(occupied, torch.where(inside, rank[number], occupied.shape[0]))
+
+
+def _cells(places: Tensor, config: DSVTConfig, axis: int) -> tuple[Tensor, Tensor]:
+    """Along one axis, the cell of each place (0 where it has none), and whether it has one.
+
+    Runtimes turn a division by a constant into a product, and fuse it with the subtraction
+    before; a point on a border between cells may then change sides. So the quotient is only
+    a guess, and comparisons with the borders have the last word.
+    """
+    borders = torch.tensor(cell_borders(config.voxel_size[axis], config.grid[axis]))
+    distance = places - config.point_range[axis]
+    inside = (distance >= 0) & (distance < borders[-1])
+    distance = torch.where(inside, distance, 0.0)
+    guess = torch.floor(distance * (1 / config.voxel_size[axis]))
+    guess = guess.to(torch.int64).clamp(0, config.grid[axis] - 1)
+    up = (distance >= borders.index_select(0, guess + 1)).to(torch.int64)
+    down = (distance < borders.index_select(0, guess)).to(torch.int64)
+    return guess + up - down, inside
+
+
+@cache
+def cell_borders(size: float, count: int) -> tuple[float, ...]:
+    """For k = 0 … count the least float32 whose quotient by ``size``, in float32, is k or more."""
+    step = np.float32(size)
+    number = np.arange(count + 1)
+    # A quotient is off by half a unit in its last place at most: a few of them around k * size.
+    near = [(number * np.float64(step)).astype(np.float32)]
+    for _ in range(4):
+        near.insert(0, np.nextafter(near[0], np.float32(-np.inf)))
+        near.append(np.nextafter(near[-1], np.float32(np.inf)))
+    candidates = np.stack(near)
+    first = (candidates / step >= number).argmax(0)
+    borders = candidates[first, number]
+    borders[0] = 0  # not the negative numbers next to it, whose quotient rounds to -0
+    return tuple(borders.tolist())
 
 
 def _ranked(number: Tensor, total: int) -> tuple[Tensor, Tensor]:

@@ -263,6 +263,28 @@ def test_the_tensor_partition_is_the_numpy_one(name):
             assert size == spec.shape[axis] if axis not in sizes else size <= sizes[axis][1]
 
 
+@pytest.mark.parametrize("name", CONFIGS)
+def test_points_on_borders_are_in_the_cell_that_division_gives(name):
+    config = CONFIGS[name]
+    axis = np.arange(-2, config.grid[0] + 3).astype(np.float32)
+    low, size = np.float32(config.point_range[0]), np.float32(config.voxel_size[0])
+    exact = low + axis * size
+    around = [exact]
+    for end in (-np.inf, np.inf):
+        step = exact
+        for _ in range(5):
+            step = np.nextafter(step, np.float32(end))
+            around.append(step)
+    points = np.zeros((axis.size * len(around), 5), np.float32)
+    points[:, 0] = np.concatenate(around)
+    ours = numpy_partition.voxelise(points, layout_of(config))
+    owner = np.full(len(points), ours.number.size)
+    owner[ours.order] = np.repeat(np.arange(ours.number.size), ours.counts)
+    voxels = partition.voxelise(torch.from_numpy(points), config)
+    np.testing.assert_array_equal(voxels.number, ours.number)
+    np.testing.assert_array_equal(voxels.point, owner)
+
+
 @pytest.mark.parametrize("head", ["center", "transfusion"])
 @pytest.mark.parametrize("count", [1, 2, 900])
 def test_both_ways_in_lead_to_the_same_answer(head, count):
