@@ -9,8 +9,12 @@ import numpy as np
 
 from edgekit.errors import ParityError
 
-from .detector_prompts import batch_limit, fill_batch
+from .detector_prompts import batch_limit, check_contract, fill_batch
 from .sessions.base import Session
+
+_INPUTS = ("features", "text_features", "attention_mask")
+_OUTPUTS = ("boxes", "logits", "presence")
+_EXTRAS = ("memory", "queries")  # what outlines are drawn of
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,9 +65,13 @@ class DetectionHead:
 
     Attributes:
         runs: how often the graph ran.
+
+    Raises:
+        BundleError: (on construction) the graph is none for detection.
     """
 
     def __init__(self, session: Session, chunk: int) -> None:
+        check_contract(session, _INPUTS, _OUTPUTS)
         self.session, self.chunk, self.runs = session, chunk, 0
 
     def find(
@@ -82,6 +90,8 @@ class DetectionHead:
         Raises:
             ParityError: an output is not finite: the artifact is broken.
         """
+        if keep_extras:
+            check_contract(self.session, _INPUTS, (*_OUTPUTS, *_EXTRAS))
         parts, extras = [], {}
         for first, outputs in self._chunks(features, *text):
             scores = score(outputs["logits"], outputs["presence"])
@@ -92,8 +102,7 @@ class DetectionHead:
             if keep_extras:
                 for row in np.unique(rows).tolist():
                     extras[row + first] = {
-                        "memory": outputs["memory"][row : row + 1].copy(),
-                        "queries": outputs["queries"][row : row + 1].copy(),
+                        name: outputs[name][row : row + 1].copy() for name in _EXTRAS
                     }
         boxes, scores, classes, queries = (
             np.concatenate(column) for column in zip(*parts, strict=True)
@@ -118,7 +127,7 @@ class DetectionHead:
             yield first, mine
 
     def _check(self, outputs: Mapping[str, np.ndarray]) -> None:
-        for name in ("boxes", "logits", "presence"):
+        for name in _OUTPUTS:
             if not np.isfinite(outputs[name]).all():
                 raise ParityError(
                     f"the {name} are not finite",

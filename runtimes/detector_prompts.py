@@ -130,6 +130,7 @@ class Prompts:
         tokenizer = self._open_tokenizer()
         pairs = [tokenizer(prompt) for prompt in prompts]
         with self._open_text() as session:
+            check_contract(session, ("input_ids", "attention_mask"), ("text_features",))
             most = batch_limit(session, "input_ids")
             for start in range(0, len(prompts), most):
                 names = prompts[start : start + most]
@@ -144,11 +145,23 @@ class Prompts:
         count = len(ids)
         inputs = {"input_ids": ids, "attention_mask": masks}
         self.runs += 1
-        (features,) = session.run(fill_batch(session, inputs)).values()
+        features = session.run(fill_batch(session, inputs))["text_features"]
         if not np.isfinite(features[:count]).all():
             raise ParityError("embeddings are not finite", f"{session.runtime} overflows here")
         rows = features[:count].astype(np.float32, copy=False)
         return [Embedding(row.copy(), mask) for row, mask in zip(rows, masks, strict=True)]
+
+
+def check_contract(session: Session, inputs: Iterable[str], outputs: Iterable[str]) -> None:
+    """Raise BundleError where a graph does not take exactly ``inputs`` and give ``outputs``."""
+    have = {spec.name for spec in session.inputs}, {spec.name for spec in session.outputs}
+    want = set(inputs), set(outputs)
+    if have[0] != want[0] or not want[1] <= have[1]:
+        raise BundleError(
+            "a graph does not fit the task",
+            f"it takes {', '.join(sorted(have[0]))} and gives {', '.join(sorted(have[1]))}; the "
+            f"task needs {', '.join(sorted(want[0]))} and {', '.join(sorted(want[1]))}",
+        )
 
 
 def batch_limit(session: Session, name: str) -> int:

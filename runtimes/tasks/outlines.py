@@ -8,8 +8,11 @@ import numpy as np
 from PIL import Image
 
 from ..detector_head import Candidates
+from ..detector_prompts import check_contract
 from ..sessions.base import Session
 from .picture_input import Geometry
+
+_MAPS = ("features_2x", "features_4x")
 
 
 def draw_outlines(
@@ -31,6 +34,7 @@ def draw_outlines(
         boolean (height, width) arrays of the picture's size, one for each of ``kept``, and how
         often the graph ran.
     """
+    check_contract(session, (*_MAPS, "memory", "queries", "text_features", "attention_mask"), ())
     outlines: list[np.ndarray] = [np.zeros((0, 0), bool)] * len(kept)
     classes = found.classes[kept]
     present = np.unique(classes).tolist()
@@ -38,8 +42,7 @@ def draw_outlines(
         places = np.flatnonzero(classes == index)
         extras = found.extras[index]
         inputs = {
-            "features_2x": maps["features_2x"],
-            "features_4x": maps["features_4x"],
+            **{name: maps[name] for name in _MAPS},
             "memory": extras["memory"],
             "queries": extras["queries"][:, found.queries[kept[places]]],
             "text_features": text[0][index : index + 1],

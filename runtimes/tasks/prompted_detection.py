@@ -33,11 +33,12 @@ from .detection import Detection, Share
 from .labels import Labels
 from .outlines import draw_outlines
 from .picture_input import Geometry
-from .picture_task import PictureTask
+from .picture_task import PictureTask, find_tensor
 from .prompted_result import PromptedResult
 
 TEXT: Final = "text"
 DETECTION: Final = "detection"
+_FEATURES: Final = "features"
 NO_CACHE: Final = ""  # in place of a folder: embeddings are kept in memory alone
 
 
@@ -101,6 +102,10 @@ class PromptedDetection(PictureTask[PromptedParams]):
 
     def __init__(self, bundle: Bundle, session: Session) -> None:
         super().__init__(bundle, session)
+        find_tensor(session.outputs, _FEATURES, "output")
+        if self.params.masks is not None:
+            for name in ("features_2x", "features_4x"):
+                find_tensor(session.outputs, name, "output")
         self.settings = Settings()
         self._classes: tuple[str, ...] | None = None
         self._mask_runs = 0
@@ -196,11 +201,10 @@ class PromptedDetection(PictureTask[PromptedParams]):
         """
         geometry = geometry or Geometry.whole(self.params.size)
         settings, params, names = self.settings, self.params, self.classes
-        features = self.session.outputs[0].name
-        self.check_finite(outputs[features], "features")
+        self.check_finite(outputs[_FEATURES], "features")
         threshold = _or(settings.threshold, params.score_threshold)
         text = self.prompts.embed(names)
-        found = self.head.find(outputs[features], text, threshold, settings.masks)
+        found = self.head.find(outputs[_FEATURES], text, threshold, settings.masks)
         boxes = _in_picture(found.boxes, geometry)
         kept = self._suppress(found, boxes)
         columns = (found.classes[kept], found.scores[kept], boxes[kept])

@@ -1,13 +1,14 @@
 """The detector as a user has it: classes, thresholds, chunks, outlines, and what runs how often."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from edgekit.bundle import Bundle
-from edgekit.errors import ParityError, UsageError
+from edgekit.errors import BundleError, ParityError, UsageError
 from edgekit.runtimes import load, tasks
 from edgekit.runtimes.boxes import iou
 from edgekit.runtimes.detector import Detector
@@ -316,3 +317,24 @@ def test_a_box_outside_of_the_picture_is_none(opened, frames, monkeypatch):
     monkeypatch.setattr(session, "_run", other)
     (only,) = detector.detect(frames(1)[0]).detections
     assert only.box == pytest.approx((96, 18, 120, 54), abs=1e-3)
+
+
+def test_graphs_that_do_not_fit_the_task_are_refused(opened, frames, monkeypatch):
+    """A bundle is somebody else's: what its graphs lack is said, not stumbled over."""
+    detector = opened(threshold=0.0, masks=True)
+    seen = detector.look(frames(1)[0])
+    session = detector.task.head.session
+    kept = session.outputs
+    for lacking in ("memory", "logits"):
+        session.outputs = tuple(one for one in kept if one.name != lacking)
+        with pytest.raises(BundleError, match="does not fit the task"):
+            detector.find(seen)
+    session.outputs = kept
+    vision = SimpleNamespace(
+        inputs=detector.session.inputs,
+        outputs=detector.session.outputs[1:],
+        dynamic={},
+        runtime="onnxruntime",
+    )
+    with pytest.raises(BundleError, match="features"):
+        tasks.for_bundle(detector.task.bundle, vision)
