@@ -77,6 +77,17 @@ def cell_borders(size: float, count: int) -> tuple[float, ...]:
     return tuple(borders.tolist())
 
 
+def floor_divide(a: Tensor, b: Tensor | int) -> Tensor:
+    """Whole quotients of whole numbers, a from 0 and b from 1 on, if they are below 2**22.
+
+    ONNX exporters and OpenVINO divide integers in float32, by a reciprocal even: 72 / 36 can
+    be 1. The remainder, in integers, says by how much such a quotient is off.
+    """
+    quotient = (a.to(torch.float32) / b).to(torch.int64)
+    rest = a - quotient * b
+    return quotient + (rest >= b).to(torch.int64) - (rest < 0).to(torch.int64)
+
+
 def _ranked(number: Tensor, total: int) -> tuple[Tensor, Tensor]:
     """The numbers below ``total`` that occur, ascending, and for each number its place there."""
     present = torch.zeros(total + 1, dtype=torch.int64).scatter(0, number, 1)
@@ -107,8 +118,8 @@ def point_features(points: Tensor, voxels: Voxels, config: DSVTConfig) -> Tensor
 def coordinates(number: Tensor, grid: tuple[int, int, int]) -> Tensor:
     """(N, 3): x, y, z of voxels by number."""
     _, ny, nz = grid
-    columns = torch.div(number, nz, rounding_mode="floor")
-    x = torch.div(columns, ny, rounding_mode="floor")
+    columns = floor_divide(number, nz)
+    x = floor_divide(columns, ny)
     return torch.stack([x, columns - x * ny, number - columns * nz], dim=1)
 
 
@@ -129,7 +140,7 @@ def partition(places: Tensor, config: DSVTConfig, stage: int, shift: int) -> Par
     """One partition of voxels (N, 3) into sets of equal size."""
     window = torch.tensor(config.window_at(stage, shift))
     shifted = places + torch.tensor(config.shift_at(stage, shift))
-    which = torch.div(shifted, window, rounding_mode="floor")
+    which = floor_divide(shifted, window)
     cells = shifted - which * window
     _, many_y, many_z = config.windows_at(stage, shift)
     windows = (which[:, 0] * many_y + which[:, 1]) * many_z + which[:, 2]
@@ -147,22 +158,22 @@ def partition(places: Tensor, config: DSVTConfig, stage: int, shift: int) -> Par
 def _sets(windows: Tensor, orders: list[Tensor], total: int, size: int) -> tuple[Tensor, Tensor]:
     """Sets and slots; both orders sort by window first, so that all but the voxels agree."""
     counts = torch.zeros(total, dtype=torch.int64).scatter_add(0, windows, torch.ones_like(windows))
-    set_counts = torch.div(counts + (size - 1), size, rounding_mode="floor")
+    set_counts = floor_divide(counts + (size - 1), size)
     starts = torch.cumsum(counts, 0) - counts
     set_starts = torch.cumsum(set_counts, 0) - set_counts
     own = windows.index_select(0, orders[0])
     n, many, start = (table.index_select(0, own) for table in (counts, set_counts, starts))
     rank = torch.arange(windows.shape[0]) - start
     # The voxel of this rank opens the set j if j is the least with floor(j n / S) = rank.
-    j = torch.div(rank * many + n - 1, n, rounding_mode="floor")
-    opens = (j < many) & (torch.div(j * n, many, rounding_mode="floor") == rank)
+    j = floor_divide(rank * many + n - 1, n)
+    opens = (j < many) & (floor_divide(j * n, many) == rank)
     first = torch.nonzero(opens)[:, 0]
     torch._check(first.shape[0] >= 1)
     n1, many1, start1, j1 = (table.index_select(0, first)[:, None] for table in (n, many, start, j))
     slot = j1 * size + torch.arange(size)
-    picked = start1 + torch.div(slot * n1, many1 * size, rounding_mode="floor")
+    picked = start1 + floor_divide(slot * n1, many1 * size)
     sets = [order.index_select(0, picked.reshape(-1)).view(-1, size) for order in orders]
-    back = torch.div(rank * many * size + n - 1, n, rounding_mode="floor")
+    back = floor_divide(rank * many * size + n - 1, n)
     back = back + set_starts.index_select(0, own) * size
     slots = [torch.zeros_like(order).scatter(0, order, back) for order in orders]
     return torch.stack(sets), torch.stack(slots)
@@ -172,9 +183,9 @@ def pooled(number: Tensor, config: DSVTConfig, stage: int) -> tuple[Tensor, Tens
     """The next stage's voxels by number, and (N', volume) which voxels each is made of."""
     depth, stride = config.grid_at(stage)[2], config.z_strides[stage]
     nx, ny, next_depth = config.grid_at(stage + 1)
-    column = torch.div(number, depth, rounding_mode="floor")
+    column = floor_divide(number, depth)
     z = number - column * depth
-    level = torch.div(z, stride, rounding_mode="floor")
+    level = floor_divide(z, stride)
     occupied, rank = _ranked(column * next_depth + level, nx * ny * next_depth)
     count = number.shape[0]
     slot = rank.index_select(0, column * next_depth + level) * stride + (z - level * stride)
@@ -189,6 +200,6 @@ def map_rows(number: Tensor, grid: tuple[int, int, int]) -> Tensor:
     ``number`` is of a grid one voxel high, where it counts y fastest; the map counts x fastest.
     """
     nx, ny, _ = grid
-    x = torch.div(number, ny, rounding_mode="floor")
+    x = floor_divide(number, ny)
     empty = torch.zeros(nx * ny, dtype=torch.int64) + number.shape[0]
     return empty.scatter(0, (number - x * ny) * nx + x, torch.arange(number.shape[0]))

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from .attention import MASKED, Projections
 from .config import DSVTConfig
+from .partition import floor_divide
 
 WIDTH, HIDDEN, HEADS = 128, 256, 8
 PREDICTION = 64
@@ -146,7 +147,8 @@ class TransFusionHead(nn.Module):
         cells = shared.flatten(2)[0].transpose(0, 1)
         peaks, index = thinned(F.sigmoid(heat)).flatten().sort(descending=True, stable=True)
         peaks, index = peaks[:QUERIES], index[:QUERIES]
-        label, cell = index // cells.shape[0], index % cells.shape[0]
+        label = floor_divide(index, cells.shape[0])
+        cell = index - label * cells.shape[0]
         encoding = self.class_encoding
         query = cells.index_select(0, cell) + encoding.bias
         query = query + encoding.weight[:, :, 0].transpose(0, 1).index_select(0, label)

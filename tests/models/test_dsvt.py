@@ -285,6 +285,13 @@ def test_points_on_borders_are_in_the_cell_that_division_gives(name):
     np.testing.assert_array_equal(voxels.point, owner)
 
 
+def test_whole_quotients_are_exact():
+    small, large = torch.arange(2000)[None], torch.arange(300_000_000, 300_000_600)[None]
+    for a, b in ((small, torch.arange(1, 600)[:, None]), (large, torch.arange(100, 700)[:, None])):
+        assert torch.equal(partition.floor_divide(a, b), a // b)
+    assert torch.equal(partition.floor_divide(small, 36), small // 36)
+
+
 @pytest.mark.parametrize("head", ["center", "transfusion"])
 @pytest.mark.parametrize("count", [1, 2, 900])
 def test_both_ways_in_lead_to_the_same_answer(head, count):
