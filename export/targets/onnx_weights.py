@@ -10,7 +10,10 @@ that is stored transposed is found, and no copy of the whole model is serialised
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -26,8 +29,7 @@ DOMAIN = "com.microsoft"
 #: How many weights share a scale with 8 bits: the kernels' own default. Shorter groups would
 #: take space for errors that are far below those of 4 bits.
 GROUP_INT8 = 128
-
-_LINEAR, _EMBEDDING = "layers", "embeddings"
+SMALLEST_GROUP = 16  # of the kernels
 
 
 def quantise_weights(model: ir.Model, plan: QuantPlan) -> tuple[ir.Model, dict[str, Any]]:
@@ -35,8 +37,9 @@ def quantise_weights(model: ir.Model, plan: QuantPlan) -> tuple[ir.Model, dict[s
 
     Rules:
         1. A MatMul or Gemm with a constant matrix becomes a MatMulNBits.
-        2. An embedding (a Gather of rows of a constant matrix) becomes a GatherBlockQuantized
-           if its width is a multiple of the group.
+        2. An embedding (a Gather of rows of a constant matrix) becomes a GatherBlockQuantized,
+           with the largest group up to the plan's that divides its width; one whose width 16
+           does not divide stays.
         3. Nodes of the common graph in ``plan.kept`` keep their floating-point weights, bit
            for bit.
         4. Values keep their names.
@@ -53,130 +56,168 @@ def quantise_weights(model: ir.Model, plan: QuantPlan) -> tuple[ir.Model, dict[s
     Raises:
         UnsupportedError: there is nothing to quantise.
     """
-    import onnx_ir.passes.common as passes
-
-    copy = model.clone()
-    editor = _Editor(copy, plan)
-    for node in list(copy.graph):
-        editor.visit(node)
-    if not any(editor.done.values()):
-        raise UnsupportedError(
-            "onnx has no weights to quantise", "no layer that is not kept has a constant matrix"
-        )
-    passes.RemoveUnusedNodesPass()(copy)  # transposes and floating-point weights
+    copy, details = _Packed(model, plan).run("onnx")
     copy.opset_imports[DOMAIN] = 1
-    details = {
-        "bits": plan.bits,
-        "group_size": editor.group,
-        "levels": "symmetric",
-        **editor.done,
-    }
-    return copy, {"weights": details}
+    return copy, details
 
 
-class _Editor:
-    """Replaces one node after another in a model's graph.
+@dataclass(frozen=True)
+class LinearLayer:
+    """What a MatMul or Gemm computes with.
 
     Attributes:
-        group: how many weights of a row share a scale. done: how many layers and embeddings
-            were quantised.
+        columns: the weight, (inputs, outputs). name: of the stored tensor, and which way around
+            it is. bias: None without.
     """
 
+    columns: np.ndarray
+    name: str
+    bias: ir.Value | None
+
+
+class WeightEditor(ABC):
+    """Replaces what has weights in a copy of a model, one node after another.
+
+    Attributes:
+        bits, group: of a weight; how many weights of a row share a scale.
+        embeddings: whether they are replaced, too.
+    """
+
+    embeddings: ClassVar[bool] = True
+
     def __init__(self, model: ir.Model, plan: QuantPlan) -> None:
+        self.bits = plan.bits
         self.group = plan.group_size if plan.bits == 4 else GROUP_INT8
-        self.done = {_LINEAR: 0, _EMBEDDING: 0}
-        self._graph = model.graph
-        self._bits = plan.bits
+        self._model = model.clone()
         self._keep = frozenset(plan.kept)
-        # A tied weight is rounded once: by the name of its value.
-        self._rounded: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
-    def visit(self, node: ir.Node) -> None:
-        """Replace ``node`` if it has weights to quantise."""
-        if node.domain not in ("", "ai.onnx"):
-            return
-        if node.op_type in ("MatMul", "Gemm"):
-            self._linear(node)
-        elif node.op_type == "Gather":
-            self._embedding(node)
+    def run(self, target: str) -> tuple[ir.Model, dict[str, Any]]:
+        """The edited copy, and the details of what was done.
 
-    def _linear(self, node: ir.Node) -> None:
-        found = _matrix(node.inputs[1])
-        if found is None or not _is_plain(node) or self._is_kept(node):
-            return
-        value, transposed = found
-        if node.op_type == "Gemm" and node.attributes.get_int("transB", 0):
-            transposed = not transposed
-        array = value.const_value.numpy()
-        # The kernels take a column per output.
-        columns = array.T if transposed else array
-        packed, scales = self._round(f"{value.name}:{transposed}", columns)
-        rows = columns.shape[1]
-        inputs = [node.inputs[0], self._add(node, "packed", packed)]
-        inputs.append(self._add(node, "scales", scales))
-        if len(node.inputs) > 2 and node.inputs[2] is not None:
-            inputs += [None, None, node.inputs[2]]  # no zero points, no order of groups
-        self._replace(node, "MatMulNBits", inputs, K=columns.shape[0], N=rows)
-        self.done[_LINEAR] += 1
+        Raises:
+            UnsupportedError: nothing was replaced.
+        """
+        import onnx_ir.passes.common as passes
 
-    def _embedding(self, node: ir.Node) -> None:
-        found = _matrix(node.inputs[0])
-        axis = node.attributes.get_int("axis", 0)
-        if found is None or found[1] or axis != 0 or self._is_kept(node):
-            return
-        value = found[0]
-        table = value.const_value.numpy()
-        if table.shape[1] % self.group:
-            return
-        packed, scales = self._round(f"{value.name}:True", table.T)
-        inputs = [
-            self._add(node, "packed", packed.reshape(table.shape[0], -1)),
-            node.inputs[1],
-            self._add(node, "scales", scales),
-        ]
-        self._replace(node, "GatherBlockQuantized", inputs, gather_axis=0, quantize_axis=1)
-        self.done[_EMBEDDING] += 1
+        kinds = [self.visit(node) for node in list(self._model.graph)]
+        if not any(kinds):
+            raise UnsupportedError(
+                f"{target} has no weights to quantise",
+                "no layer that is not kept has a constant matrix",
+            )
+        passes.RemoveUnusedNodesPass()(self._model)  # transposes and floating-point weights
+        details = {
+            "bits": self.bits,
+            "group_size": self.group,
+            "levels": "symmetric",
+            "layers": kinds.count("linear"),
+            "embeddings": kinds.count("embedding"),
+        }
+        return self._model, {"weights": details}
 
-    def _round(self, key: str, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Packed integers (outputs, groups, bytes) and scales (outputs, groups)."""
-        if key not in self._rounded:
-            quantizer = _quantizer(self._bits, self.group)
-            packed, scales, _ = quantizer.qbits_block_quant(np.ascontiguousarray(columns))
-            self._rounded[key] = packed, scales
-        return self._rounded[key]
+    def visit(self, node: ir.Node) -> str | None:
+        """Replace ``node`` if it has weights to quantise; what it was."""
+        if node.domain not in ("", "ai.onnx") or not self._keep.isdisjoint(_names(node)):
+            return None
+        if node.op_type in ("MatMul", "Gemm") and (layer := _linear(node)) is not None:
+            return "linear" if self.replace_linear(node, layer) else None
+        if node.op_type == "Gather" and self.embeddings and _is_embedding(node):
+            return "embedding" if self.replace_embedding(node, node.inputs[0]) else None
+        return None
 
-    def _is_kept(self, node: ir.Node) -> bool:
-        return not self._keep.isdisjoint(_names(node))
+    @abstractmethod
+    def replace_linear(self, node: ir.Node, layer: LinearLayer) -> bool:
+        """Put other nodes in the place of a linear layer; whether that was done."""
 
-    def _add(self, node: ir.Node, kind: str, array: np.ndarray) -> ir.Value:
+    def replace_embedding(self, node: ir.Node, table: ir.Value) -> bool:
+        """The same for the look-up of rows in a stored table."""
+        return False
+
+    def add(
+        self, node: ir.Node, kind: str, array: np.ndarray, dtype: ir.DataType | None = None
+    ) -> ir.Value:
+        """A stored tensor for what replaces ``node``; integers of ``dtype`` held in ``array``."""
         import onnx_ir as ir
 
         name = f"{node.outputs[0].name}.{kind}"
-        value = ir.Value(
-            name=name,
-            shape=ir.Shape(array.shape),
-            type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
-            const_value=ir.Tensor(array, name=name),
-        )
-        self._graph.register_initializer(value)
+        stored = dtype or ir.DataType.from_numpy(array.dtype)
+        tensor = ir.Tensor(array.astype(stored.numpy()), dtype=stored, name=name)
+        value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(stored))
+        value.const_value = tensor
+        self._model.graph.register_initializer(value)
         return value
 
-    def _replace(self, node: ir.Node, kind: str, inputs: list[Any], **sizes: int) -> None:
+    def put(self, node: ir.Node, made: list[ir.Node]) -> None:
+        """Put ``made``, the last of which gives the result, in the place of ``node``."""
         import onnx_ir as ir
 
-        attributes = {**sizes, "bits": self._bits, "block_size": self.group}
-        old = node.outputs[0]
-        new = ir.node(
-            kind,
-            inputs,
-            attributes,
-            domain=DOMAIN,
-            outputs=[ir.Value(name=old.name, shape=old.shape, type=old.type)],
-            name=node.name,
-        )
-        ir.convenience.replace_nodes_and_values(
-            self._graph, node, [node], [new], [old], [new.outputs[0]]
-        )
+        made[-1].name = node.name
+        old, new = node.outputs[0], made[-1].outputs[0]
+        ir.convenience.replace_nodes_and_values(self._model.graph, node, [node], made, [old], [new])
+
+
+class _Packed(WeightEditor):
+    """ONNX Runtime's own operators, with its own rounding."""
+
+    def __init__(self, model: ir.Model, plan: QuantPlan) -> None:
+        super().__init__(model, plan)
+        # A tied weight is rounded once: by the name of its value and the group.
+        self._rounded: dict[tuple[str, int], tuple[np.ndarray, np.ndarray]] = {}
+
+    def replace_linear(self, node: ir.Node, layer: LinearLayer) -> bool:
+        packed, scales = self._round(layer.name, layer.columns, self.group)
+        inputs = [node.inputs[0], self.add(node, "packed", packed)]
+        inputs.append(self.add(node, "scales", scales))
+        if layer.bias is not None:
+            inputs += [None, None, layer.bias]  # no zero points, no order of groups
+        inner, outer = layer.columns.shape
+        self._put(node, "MatMulNBits", inputs, self.group, K=inner, N=outer)
+        return True
+
+    def replace_embedding(self, node: ir.Node, table: ir.Value) -> bool:
+        array = table.const_value.numpy()
+        group = math.gcd(array.shape[1], self.group)  # group sizes are powers of two
+        if group < SMALLEST_GROUP:
+            return False
+        packed, scales = self._round(f"{table.name}:True", array.T, group)
+        inputs = [
+            self.add(node, "packed", packed.reshape(array.shape[0], -1)),
+            node.inputs[1],
+            self.add(node, "scales", scales),
+        ]
+        self._put(node, "GatherBlockQuantized", inputs, group, gather_axis=0, quantize_axis=1)
+        return True
+
+    def _round(self, name: str, columns: np.ndarray, group: int) -> tuple[np.ndarray, np.ndarray]:
+        """Packed integers (outputs, groups, bytes) and scales (outputs, groups)."""
+        if (name, group) not in self._rounded:
+            quantizer = _quantizer(self.bits, group)
+            packed, scales, _ = quantizer.qbits_block_quant(np.ascontiguousarray(columns))
+            self._rounded[name, group] = packed, scales
+        return self._rounded[name, group]
+
+    def _put(self, node: ir.Node, kind: str, inputs: list[Any], group: int, **sizes: int) -> None:
+        import onnx_ir as ir
+
+        attributes = {**sizes, "bits": self.bits, "block_size": group}
+        self.put(node, [ir.node(kind, inputs, attributes, domain=DOMAIN)])
+
+
+def _linear(node: ir.Node) -> LinearLayer | None:
+    found = _matrix(node.inputs[1])
+    if found is None or not _is_plain(node):
+        return None
+    value, transposed = found
+    if node.op_type == "Gemm" and node.attributes.get_int("transB", 0):
+        transposed = not transposed
+    array = value.const_value.numpy()
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    return LinearLayer(array.T if transposed else array, f"{value.name}:{transposed}", bias)
+
+
+def _is_embedding(node: ir.Node) -> bool:
+    found = _matrix(node.inputs[0])
+    return found is not None and not found[1] and node.attributes.get_int("axis", 0) == 0
 
 
 def _matrix(value: ir.Value | None) -> tuple[ir.Value, bool] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,8 @@ from .need import need
 from .onnx_files import check_onnx, save_onnx
 from .onnx_graph import count_operators, opset_of, origin_of, to_onnx
 from .onnx_int8 import quantise
-from .weight_only import kept_values
+from .tensorrt_weights import OPSET, quantise_weights
+from .weight_only import kept_values, refuse_convolutional, refuse_palettes
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -55,11 +57,15 @@ class TensorRTTarget(Target):
 
     def lower_quantised(self, program: Program, plan: QuantPlan, folder: Path) -> Lowered:
         if plan.scheme == "weights":
-            raise UnsupportedError(
-                f"tensorrt does not take {plan.precision} weights alone",
-                "ONNX has MatMulNBits for them, for which TensorRT for RTX wants a plugin that "
-                "its package does not have",
-                "use static int8 (--calib) or fp16 for this target",
+            refuse_convolutional(self.name, program, plan)
+            refuse_palettes(self.name, plan)
+            ready = cast_precision(program, "fp16")  # what its kernels multiply integers with
+            model, details = quantise_weights(to_onnx(ready), plan)
+            lowered = self._write(ready, model, plan.precision, folder)
+            return replace(
+                lowered,
+                details={**lowered.details, **details, "opset": OPSET},
+                effective_precision=f"fp16 ({plan.precision} weights)",
             )
         if plan.scheme == "dynamic":
             raise UnsupportedError(

@@ -107,11 +107,12 @@ def lower(tmp_path_factory):
         graph = Graph(name="forward", inputs=program.inputs, outputs=program.outputs)
 
         def run(x):
-            session = (
-                target.interpret(files, graph, artifact)
-                if target.name == "coreml"
-                else open_artifact(files, graph, artifact, 1)
-            )
+            if target.name == "coreml":
+                session = target.interpret(files, graph, artifact)
+            elif target.name == "tensorrt":
+                session = target.stand_in(files, graph, artifact)
+            else:
+                session = open_artifact(files, graph, artifact, 1)
             with session:
                 return session.run({program.inputs[0].name: x.numpy()})[program.outputs[0].name]
 
@@ -296,6 +297,32 @@ def test_openvino_stores_convolutions_in_8_bits(lower, convolutional):
     assert not holds(made.folder, convolutional.module[3].weight, "float32")
 
 
-def test_tensorrt_refuses_weights_alone(linears, tmp_path):
-    with pytest.raises(UnsupportedError, match=r"int4 weights alone.*plugin"):
-        TARGETS["tensorrt"]().lower_quantised(linears[3].program, plan_of(4), tmp_path)
+@pytest.mark.parametrize("rank", [2, 3])
+@pytest.mark.parametrize("bits", [8, 4])
+def test_tensorrt_compiles_dequantised_integers(lower, linears, bits, rank):
+    """What it compiled is ONNX: ONNX Runtime computes the same graph."""
+    pytest.importorskip("tensorrt_rtx")
+    net = linears[rank]
+    made = lower("tensorrt", net, plan_of(bits, kept=("linear_1",)))
+    assert MOST[bits] / 1000 < nmse(made.run(net.x), net.wanted) < MOST[bits]
+    assert made.lowered.operators["DequantizeLinear"] == 2  # 16 does not divide the last row
+    assert not holds(made.folder, net.module.first.weight, "float16")
+    assert holds(made.folder, net.module.second.weight, "float16")
+    assert holds(made.folder, net.module.last.weight, "float16")
+    size = (made.folder / "model.onnx").stat().st_size
+    integers = net.module.first.weight.numel() + net.module.third.weight.numel()
+    floats = 2 * (net.module.second.weight.numel() + net.module.last.weight.numel())
+    assert size - floats < integers * (bits / 8 + 2 / 32) + 12000
+    (engine,) = made.lowered.details["engines"]
+    assert (made.folder / engine["file"]).stat().st_size > 1000
+
+
+def test_an_embedding_that_the_group_does_not_divide_has_shorter_ones(lower, captured):
+    module = seeded(nn.Sequential(nn.Embedding(500, 96), nn.Linear(96, 32)))
+    words = torch.randint(0, 500, (2, 5))
+    wanted = module(words).detach().numpy()
+    net = SimpleNamespace(program=captured(module, (words,)), x=words, wanted=wanted)
+    made = lower("onnx", net, plan_of(4, 128))
+    assert nmse(made.run(words), wanted) < MOST[4]
+    assert made.lowered.operators["GatherBlockQuantized"] == 1
+    assert made.bytes < 500 * 96 * 0.5 + 500 * 3 * 4 + 8000
