@@ -58,6 +58,7 @@ def main() -> int:
             run("bench_speedup.py", "40", bundle),
             run("bench_families.py"),
             run("bench_dart.py"),
+            run("bench_dsvt.py"),
         ]
     after = load()
     print(f"\n== summary (load {before:.2f} before, {after:.2f} after, {cores} cores)")
