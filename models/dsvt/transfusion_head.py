@@ -145,8 +145,7 @@ class TransFusionHead(nn.Module):
         shared = self.shared_conv(x.transpose(2, 3).contiguous())
         heat = self.heatmap_head(shared)
         cells = shared.flatten(2)[0].transpose(0, 1)
-        peaks, index = thinned(F.sigmoid(heat)).flatten().sort(descending=True, stable=True)
-        peaks, index = peaks[:QUERIES], index[:QUERIES]
+        peaks, index = thinned(F.sigmoid(heat)).flatten().topk(QUERIES)
         label = floor_divide(index, cells.shape[0])
         cell = index - label * cells.shape[0]
         encoding = self.class_encoding

@@ -65,7 +65,8 @@ def check_sweeps(model, bundle, runtime, graph):
         task = tasks.for_bundle(bundle, session)
         assert task.deployment == graph
         method = model.module.split if graph == "split" else model.module
-        for count in SWEEPS:
+        # A query head picks 200 peaks, which in a nearly empty map are equal, and so anyone's.
+        for count in SWEEPS if task.params.head == "center" else SWEEPS[2:]:
             inputs = task.prepare(near(count))
             found = session.run(inputs)
             with torch.inference_mode():
