@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from edgekit.errors import UsageError
 
@@ -70,6 +71,10 @@ class Dart(nn.Module):
         self.skipped = frozenset(skip)
         self.sam3 = sam3
         self.student = student
+        # Tables from 0 and 1 of a mask to what attention adds and what pooling weights by:
+        # looked up, the values have the type of the weights, whatever it is cast to later.
+        tables = torch.tensor([[_HIDDEN, 0.0], [0.0, 1.0]])
+        self.register_buffer("seen", tables, persistent=False)
         if student is not None:
             if skip:
                 raise UsageError("a student has no blocks to leave out", "", "give one of the two")
@@ -119,9 +124,10 @@ class Dart(nn.Module):
             (N, tokens, width) float32; what belongs to padding means nothing.
         """
         tokens = input_ids.shape[1]
-        dtype = self.sam3.dtype
-        later = torch.full((tokens, tokens), _HIDDEN, dtype=dtype, device=input_ids.device)
-        mask = _hide(attention_mask, dtype) + later.triu(1)
+        later = torch.full(
+            (tokens, tokens), _HIDDEN, dtype=self.seen.dtype, device=self.seen.device
+        )
+        mask = self._hidden(attention_mask) + later.triu(1)
         return self.sam3.get_text_features(input_ids, mask).pooler_output
 
     def detection(
@@ -147,7 +153,7 @@ class Dart(nn.Module):
         encoder's memory (N, rows x columns, width), of which outlines are drawn.
         """
         sam3, classes = self.sam3, text_features.shape[0]
-        mask = _hide(attention_mask, text_features.dtype)
+        mask = self._hidden(attention_mask)
         encoded = sam3.detr_encoder(
             vision_features=[features.expand(classes, -1, -1, -1)],
             text_features=text_features,
@@ -164,7 +170,9 @@ class Dart(nn.Module):
         last = decoded.intermediate_hidden_states[-1:]
         boxes = _boxes(sam3, last[0], decoded.reference_boxes[-1])
         logits = sam3.dot_product_scoring(
-            decoder_hidden_states=last, text_features=text_features, text_mask=attention_mask
+            decoder_hidden_states=last,
+            text_features=text_features,
+            text_mask=functional.embedding(attention_mask, self.seen)[..., 1],
         )
         presence = decoded.presence_logits[-1]
         return boxes, logits[0, ..., 0], presence, last[0], encoded.last_hidden_state
@@ -194,7 +202,7 @@ class Dart(nn.Module):
             backbone_features=[features_4x, features_2x, coarse],
             encoder_hidden_states=memory,
             prompt_features=text_features,
-            prompt_mask=_hide(attention_mask, text_features.dtype),
+            prompt_mask=self._hidden(attention_mask),
         )
         return drawn.pred_masks
 
@@ -251,6 +259,10 @@ class Dart(nn.Module):
             macs=None,
         )
 
+    def _hidden(self, attention_mask: Tensor) -> Tensor:
+        """(N, tokens) of 1 and 0 as what is added to scores, (N, 1, 1, tokens)."""
+        return functional.embedding(attention_mask, self.seen)[:, None, None, :, 0]
+
     def _positions(self, features: Tensor) -> Tensor:
         encode = self.sam3.vision_encoder.neck.position_encoding
         return encode(features.shape, features.device, features.dtype)
@@ -292,11 +304,6 @@ def leave_out(blocks: nn.ModuleList, skip: Sequence[int] | frozenset[int]) -> No
         raise UsageError("no block would be left", f"all {len(blocks)} are left out")
     for index in skip:
         blocks[index] = LeftOut()
-
-
-def _hide(attention_mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """(N, tokens) of 1 and 0 as what is added to scores, (N, 1, 1, tokens)."""
-    return (attention_mask[:, None, None] - 1).to(dtype) * -_HIDDEN
 
 
 def _boxes(sam3: Sam3Model, queries: Tensor, references: Tensor) -> Tensor:

@@ -20,6 +20,16 @@ from .surgery import rename_user_inputs
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 _WITHOUT_BF16 = (torch.ops.aten.hardswish.default, torch.ops.aten.hardsigmoid.default)
+_SOFTMAX = (torch.ops.aten.softmax.int, torch.ops.aten.log_softmax.int)
+_OF_ONE_TYPE = {
+    torch.ops.aten.linear.default,
+    torch.ops.aten.matmul.default,
+    torch.ops.aten.bmm.default,
+    torch.ops.aten.layer_norm.default,
+    torch.ops.aten.conv1d.default,
+    torch.ops.aten.conv2d.default,
+    torch.ops.aten.conv_transpose2d.input,
+}
 
 # Several targets may want the same program in the same precision.
 _cast: WeakKeyDictionary[object, dict[str, Program]] = WeakKeyDictionary()
@@ -48,7 +58,8 @@ def cast_precision(program: Program, precision: str) -> Program:
         2. Floating-point inputs are cast on entry and outputs on exit.
         3. In bf16, hard swish and hard sigmoid become clamps, which TensorRT has in bf16.
 
-    Must not touch types that the network itself states (``x.float()`` before a softmax).
+    Must not touch types that the network itself states, as far as the captured graph has them:
+    ``softmax(x, dtype=float32)`` stays, ``x.float()`` did nothing in fp32 and is gone.
     The graph is traced again, so that every node's type follows from the weights'.
 
     Args:
@@ -77,10 +88,14 @@ def _retrace(program: Program, precision: str) -> Program:
             warnings.simplefilter("ignore")
             # A copy: Module.to would change the program's weights, which are the network's.
             inner = copy.deepcopy(program.exported.module())
+            _cast_constants(inner, DTYPES[precision])
+            _drop_assertions(inner)
+            _narrow_softmax(inner, DTYPES[precision])
             outer = CastGraph(inner, DTYPES[precision], [spec.dtype for spec in program.outputs])
             exported = torch.export.export(
                 outer, program.example_inputs(), dynamic_shapes=_shapes(program), strict=False
             )
+            _refuse_mixed(exported.graph)
             _copy_origins(program.exported.graph, exported.graph)
             exported = exported.run_decompositions(_table(precision))
     except Exception as error:
@@ -89,6 +104,60 @@ def _retrace(program: Program, precision: str) -> Program:
         ) from error
     names = [spec.name for spec in program.inputs]
     return replace(program, exported=rename_user_inputs(exported, names), precision=precision)
+
+
+def _cast_constants(module: nn.Module, dtype: torch.dtype) -> None:
+    """Cast what hangs on a module as a plain tensor, which ``Module.to`` passes over.
+
+    Folded constants do: they are neither parameters nor buffers of the network's own.
+    """
+    for part in module.modules():
+        for name, value in list(vars(part).items()):
+            if isinstance(value, torch.Tensor) and value.is_floating_point():
+                setattr(part, name, value.to(dtype))
+
+
+def _drop_assertions(module: nn.Module) -> None:
+    """Remove what checks that a tensor has the type with which the network was captured."""
+    for part in module.modules():
+        if isinstance(part, torch.fx.GraphModule):
+            for node in list(part.graph.nodes):
+                if node.target is torch.ops.aten._assert_tensor_metadata.default:
+                    part.graph.erase_node(node)
+            part.recompile()
+
+
+def _refuse_mixed(graph: Graph) -> None:
+    """Raise TypeError where a product is of numbers of two types, which no target computes.
+
+    Tracing does not see all of these.
+    """
+    for node in graph.nodes:
+        if node.op != "call_function" or node.target not in _OF_ONE_TYPE:
+            continue
+        values = [one.meta.get("val") for one in node.all_input_nodes]
+        types = {v.dtype for v in values if isinstance(v, torch.Tensor) and v.is_floating_point()}
+        if len(types) > 1:
+            raise TypeError(
+                f"{node.name} has inputs of {', '.join(map(str, sorted(types, key=str)))}"
+            )
+
+
+def _narrow_softmax(module: nn.Module, dtype: torch.dtype) -> None:
+    """Cast what a softmax that states fp32 gives back to ``dtype``.
+
+    Networks write ``softmax(x, dtype=float32).to(x.dtype)``; captured in fp32, the second part
+    does nothing and is gone. The softmax itself stays in the type that the network states.
+    """
+    for part in module.modules():
+        if not isinstance(part, torch.fx.GraphModule):
+            continue
+        for node in list(part.graph.nodes):
+            if node.target in _SOFTMAX and torch.float32 in (*node.args, *node.kwargs.values()):
+                with part.graph.inserting_after(node):
+                    narrow = part.graph.call_function(torch.ops.aten.to.dtype, (node, dtype))
+                node.replace_all_uses_with(narrow, lambda user, narrow=narrow: user is not narrow)
+        part.recompile()
 
 
 def _copy_origins(before: Graph, after: Graph) -> None:

@@ -296,7 +296,7 @@ def test_a_network_that_states_its_own_types_and_cannot_be_cast_is_refused(captu
             self.linear = nn.Linear(3, 3)
 
         def forward(self, x):
-            return self.linear(x.float().exp().to(torch.float32))
+            return self.linear(x.double().exp().float())
 
     with pytest.raises(UnsupportedError, match="does not trace in fp16"):
         cast_precision(captured(Stubborn(), torch.zeros(1, 3)), "fp16")
