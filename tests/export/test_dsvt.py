@@ -33,7 +33,12 @@ def exported(request, tmp_path_factory):
     """A small detector's bundle for ONNX Runtime and OpenVINO, and the network itself."""
     model = small_dsvt(request.param)
     out = tmp_path_factory.mktemp("dsvt") / request.param
-    return model, export(model, ["onnx", "openvino"], out, report=False)
+    return model, export(model, targets_of(request.param), out, report=False)
+
+
+def targets_of(name):
+    """OpenVINO departs in the query head; the export refuses it (see docs/lidar.md)."""
+    return ["onnx"] if name == "nuscenes-pillar" else ["onnx", "openvino"]
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +106,8 @@ def test_executorch_gets_the_split_deployment_and_says_so(stood_in):
 @pytest.mark.parametrize("graph", ["split", "whole"])
 def test_other_sweeps_match_the_network(exported, runtime, graph):
     model, result = exported
+    if runtime not in available(result.bundle, graph):
+        pytest.skip("not deployed there")
     with Bundle.open(result.bundle) as bundle:
         check_sweeps(model, bundle, runtime, graph)
 
@@ -109,7 +116,7 @@ def test_all_ways_lead_to_the_same_boxes(exported):
     _, result = exported
     answers = []
     with Bundle.open(result.bundle) as bundle:
-        for runtime in ("onnxruntime", "openvino", "auto"):
+        for runtime in (*available(bundle), "auto"):
             for graph in (None, "split"):
                 with load(bundle, runtime, graph=graph) as session:
                     answer = tasks.for_bundle(bundle, session)(near(5000))
