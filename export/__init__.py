@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
-    from edgekit.manifest import DeviceHint
+    from edgekit.manifest import DeviceHint, Manifest
 
     from ..models.sources import SourceOptions
     from ..models.spec import LoadedModel
+    from ..quant.evaluation import Evaluation
     from ..quant.options import QuantOptions
     from .options import ExportOptions
     from .result import ExportResult
@@ -94,7 +95,6 @@ def export(
     from ..models.sources import SourceOptions
     from ..models.sources.python_callable import describe_inputs
     from .options import ExportOptions
-    from .pipeline import write_bundle
     from .result import describe_export
     from .targets import choose
 
@@ -118,19 +118,28 @@ def export(
     said = SourceOptions(weights, describe_inputs(inputs), resolution, head, classes)
     loaded = _load(model, said)
     place = Path(out) if out is not None else _default_out(loaded.name, precision)
-    measured = None
-    if options.quantisation is None:
-        manifest, measured = write_bundle(loaded, chosen, place, options, progress)
-    else:
-        from .quantise import write_quantised_bundle
-
-        manifest = write_quantised_bundle(
-            loaded, chosen, place, options, progress, _timed_if_possible(progress)
-        )
+    manifest, measured = _write(loaded, chosen, place, options, progress)
     if report:
         progress("writing the report")
         refresh_report(place)
     return describe_export(place, manifest, measured)
+
+
+def _write(
+    model: LoadedModel,
+    targets: Sequence[Target],
+    place: Path,
+    options: ExportOptions,
+    progress: Callable[[str], None],
+) -> tuple[Manifest, Evaluation | None]:
+    if options.quantisation is None:
+        from .pipeline import write_bundle
+
+        return write_bundle(model, targets, place, options, progress)
+    from .quantise import write_quantised_bundle
+
+    timed = _timed_if_possible(progress)
+    return write_quantised_bundle(model, targets, place, options, progress, timed), None
 
 
 def check_options(options: ExportOptions) -> ExportOptions:

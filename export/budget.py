@@ -166,6 +166,9 @@ def _attempt(
             }
         )
         judged = job.judge.judge(target, writer, job.graph, artifact, progress)
+        if judged.fidelity is not None:
+            lost = drop_of(judged.fidelity, job.judge.reference)
+            progress(f"{target.name}: loses {lost:.2f} {drop_unit(judged.fidelity)}")
     except EdgekitError as error:
         refused = explain_refusal(target, job.captured.program, artifact, error)
         artifact = artifact.model_copy(update={**reason_of(refused), "status": "failed"})

@@ -28,7 +28,7 @@ from edgekit.manifest import (
 from ..models.spec import LoadedModel
 from ..quant.comparison import CHOSEN
 from ..quant.options import QuantOptions
-from ..quant.plan import QuantPlan, Scheme
+from ..quant.plan import Arrays, QuantPlan, Scheme
 from ..quant.samples import Samples
 from .budget import Attempt, Job, Quantised, quantise_graph
 from .captured import Captured
@@ -178,22 +178,7 @@ def _job(
     shown = inputs or [judge.samples[i] for i in range(len(judge.samples))]
     layers = weight_layers(captured.program)
 
-    @cache
-    def ranking() -> tuple[LayerError, ...]:
-        done = 0
-
-        def advance() -> None:
-            nonlocal done
-            done += 1
-            if done % 10 == 0 or done == len(layers):
-                progress(f"sensitivity: {done} of {len(layers)} layers")
-
-        ranked = rank_layers(captured.program, plan, shown, advance)
-        return tuple(
-            LayerError(node=one.layer.node, module=one.layer.module, nmse=one.nmse)
-            for one in ranked
-        )
-
+    ranking = _ranking(captured, plan, shown, progress)
     corrections = {}
     if scheme == "static":
         progress("rounding weights and correcting biases")
@@ -210,6 +195,31 @@ def _job(
         layers=len(layers),
         options=options,
     )
+
+
+def _ranking(
+    captured: Captured, plan: QuantPlan, samples: Sequence[Arrays], progress: Progress
+) -> Callable[[], tuple[LayerError, ...]]:
+    """The layers by sensitivity, found when first asked for."""
+    count = len(weight_layers(captured.program))
+
+    @cache
+    def ranking() -> tuple[LayerError, ...]:
+        done = 0
+
+        def advance() -> None:
+            nonlocal done
+            done += 1
+            if done % 10 == 0 or done == count:
+                progress(f"sensitivity: {done} of {count} layers")
+
+        ranked = rank_layers(captured.program, plan, samples, advance)
+        return tuple(
+            LayerError(node=one.layer.node, module=one.layer.module, nmse=one.nmse)
+            for one in ranked
+        )
+
+    return ranking
 
 
 def _export_beside(
