@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from edgekit.errors import UnsupportedError
 
 from ...quant.plan import PERCENTILE, QuantPlan
 from .base import shorten
-from .need import need
+from .silent_nncf import silent_nncf
 
 _WEIGHTED = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatMul")
 _ATTENTION = "Softmax"
@@ -30,10 +27,7 @@ def quantise(model: Any, plan: QuantPlan) -> tuple[Any, tuple[str, ...]]:
     Raises:
         UnsupportedError: NNCF refuses the graph.
     """
-    need("nncf", "quant", "NNCF, which quantises for OpenVINO")
-    with _quiet():
-        import nncf
-
+    with silent_nncf() as nncf:
         attention = any(op.get_type_name() == _ATTENTION for op in model.get_ordered_ops())
         try:
             quantised = nncf.quantize(
@@ -72,7 +66,11 @@ def kept_names(model: Any, layers: Sequence[str]) -> list[str]:
 
 
 def _parameters(method: str) -> Any:
-    from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix
+    from nncf.quantization.advanced_parameters import (
+        AdvancedQuantizationParameters,
+        OverflowFix,
+        QuantizationParameters,
+    )
     from nncf.quantization.range_estimator import (
         AggregatorType,
         RangeEstimatorParameters,
@@ -94,19 +92,10 @@ def _parameters(method: str) -> Any:
         estimator = RangeEstimatorParameters(min=side, max=side)
     return AdvancedQuantizationParameters(
         activations_range_estimator_params=estimator,
+        # Its default gives the inputs of depthwise convolutions a range per channel: a channel
+        # that slept through the calibration is then cut off when a picture wakes it.
+        activations_quantization_params=QuantizationParameters(per_channel=False),
         # Weights are on their grid and biases corrected before any target (see round_weights).
         disable_bias_correction=True,
         overflow_fix=OverflowFix.DISABLE,
     )
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    # NNCF logs to handlers of its own and draws rich progress bars on stdout.
-    previous = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        logging.disable(previous)
