@@ -4,10 +4,10 @@ import pytest
 
 pytest.importorskip("torch")
 
-from edgekit.export.captured import _asked, _moved  # noqa: E402
-from edgekit.export.options import ExportOptions, resolve_axes  # noqa: E402
-from edgekit.models.dart_graphs import DartSize, graphs_of  # noqa: E402
-from edgekit.models.spec import LoadedModel  # noqa: E402
+from edgekit.export.captured import _asked, _moved
+from edgekit.export.options import ExportOptions, resolve_axes
+from edgekit.models.dart_graphs import DartSize, graphs_of
+from edgekit.models.spec import LoadedModel
 
 GRAPHS = {graph.name: graph for graph in graphs_of(DartSize(classes=4), masks=True)}
 MODEL = LoadedModel("m", "m", None, tuple(GRAPHS.values()), "random")
