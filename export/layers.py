@@ -88,6 +88,13 @@ def linear_share(program: Program) -> float:
     return linear / total if total else 0.0
 
 
+def convolutional_share(program: Program) -> float:
+    """Which share of the layers are convolutions: those are where the time goes, whatever the
+    number of their weights."""
+    layers = weight_layers(program)
+    return sum(layer.convolution for layer in layers) / len(layers) if layers else 0.0
+
+
 def channel_axis(node: Node) -> int:
     """Which axis of a layer's weight counts its output channels."""
     transposed = "transpose" in str(node.target)

@@ -48,7 +48,7 @@ from .sample_judge import SampleJudge
 from .sample_sets import calibration_and_evaluation
 from .sensitivity import rank_layers
 from .targets import Target
-from .targets.weight_only import LEAST_SHARE
+from .targets.weight_only import LEAST_SHARE, refuse_dynamic
 
 #: From this share of its weights in linear layers, int8 without calibration means weights.
 LINEAR_HEAVY = 0.9
@@ -146,13 +146,7 @@ def _scheme(captured: Captured, precision: str, asked: QuantOptions) -> Scheme:
             else "--scheme static was asked for",
             "give --calib FOLDER (or an .npz; `random` for a trial without meaning)",
         )
-    if scheme == "dynamic" and share < 0.5:
-        raise UnsupportedError(
-            "dynamic int8 is refused for a network of convolutions",
-            f"{1 - share:.0%} of its weights are in them, and finding the range of each map while "
-            "running makes it many times slower",
-            "use static int8: give --calib",
-        )
+    refuse_dynamic(captured.program, QuantPlan(scheme=scheme))
     return scheme
 
 

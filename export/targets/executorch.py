@@ -55,7 +55,7 @@ class ExecuTorchTarget(Target):
                 effective_precision=plan.precision,
                 notes=notes,
             )
-        refuse_dynamic(self.name, program, plan)
+        refuse_dynamic(program, plan)
         lowered = self._write(program, quantise(program, plan), folder)
         return replace(lowered, notes=notes_on(plan))
 

@@ -46,7 +46,7 @@ class OnnxTarget(Target):
             refuse_palettes(self.name, plan)
             model, details = quantise_weights(to_onnx(program), plan)
             return _write(model, folder, {"opset": opset_of(program), **details}, plan.precision)
-        refuse_dynamic(self.name, program, plan)
+        refuse_dynamic(program, plan)
         model = quantise(to_onnx(program), kept_values(program, plan))
         return _write(model, folder, {"opset": opset_of(program), "activations": "uint8"}, "int8")
 

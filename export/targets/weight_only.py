@@ -10,12 +10,15 @@ import torch
 from edgekit.errors import UnsupportedError
 
 from ...quant.plan import QuantPlan
-from ..layers import linear_share, weight_of
+from ..layers import convolutional_share, linear_share, weight_of
 from ..passes.surgery import constant_of
 from ..program import Program
 
 #: Below this share of its weights in linear layers, a network gains nothing that is worth it.
 LEAST_SHARE = 0.1
+
+#: With more of its layers than this share, a network is one of convolutions.
+MOST_CONVOLUTIONS = 0.25
 
 
 def refuse_convolutional(target: str, program: Program, plan: QuantPlan) -> None:
@@ -47,20 +50,18 @@ def refuse_palettes(target: str, plan: QuantPlan) -> None:
         )
 
 
-def refuse_dynamic(target: str, program: Program, plan: QuantPlan) -> None:
+def refuse_dynamic(program: Program, plan: QuantPlan) -> None:
     """Refuse to find ranges while running where convolutions would have to.
 
     Raises:
-        UnsupportedError: the plan is dynamic and the network is mostly convolutions.
+        UnsupportedError: the plan is dynamic and the network is one of convolutions.
     """
-    if plan.scheme != "dynamic":
-        return
-    share = linear_share(program)
-    if share < 0.5:
+    share = convolutional_share(program)
+    if plan.scheme == "dynamic" and share > MOST_CONVOLUTIONS:
         raise UnsupportedError(
-            f"{target}: dynamic int8 is refused for a network of convolutions",
-            f"{1 - share:.0%} of its weights are in them, and finding the range of each map while "
-            "running makes it many times slower",
+            "dynamic int8 is refused for a network of convolutions",
+            f"{share:.0%} of its layers are, and finding the range of each map while running makes "
+            "it many times slower",
             "use static int8: give --calib",
         )
 
