@@ -69,7 +69,30 @@ def _quantised_module(module: Any, program: Program, plan: QuantPlan) -> Any:
         prepared(*(torch.from_numpy(sample[name]) for name in names))
     if plan.scheme == "dynamic":
         prepared(*program.example_inputs())  # weights are observed by a run
-    return convert_pt2e(prepared)
+    return _without_clamps(convert_pt2e(prepared))
+
+
+def _without_clamps(module: Any) -> Any:
+    """Drop each ReLU6 between two quantisations to 0..6: saturating did its work."""
+    for node in list(module.graph.nodes):
+        if node.target is not _ATEN.relu6.default or not _saturated(node):
+            continue
+        for quantised in list(node.users):
+            for back in list(quantised.users):
+                back.replace_all_uses_with(node.args[0])
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    return module
+
+
+def _saturated(clamp: Node) -> bool:
+    before, after = clamp.args[0], list(clamp.users)
+    if "dequantize_per_tensor" not in str(before.target):
+        return False
+    return all(
+        "quantize_per_tensor" in str(user.target) and user.args[1:] == before.args[1:]
+        for user in after
+    )
 
 
 def _quantizer(program: Program, plan: QuantPlan) -> Any:
@@ -82,8 +105,47 @@ def _quantizer(program: Program, plan: QuantPlan) -> Any:
     config = get_symmetric_quantization_config(is_per_channel=True, is_dynamic=dynamic)
     if not dynamic:
         config = _observed_by(config, plan.method)
-    return XNNPACKQuantizer().set_global(config).set_filter_function(_chosen(program, plan))
+    kind = XNNPACKQuantizer if dynamic else _clamping(XNNPACKQuantizer)
+    return kind().set_global(config).set_filter_function(_chosen(program, plan))
 
+
+def _clamping(base: type) -> type:
+    """XNNPACK's quantiser that knows ReLU6: what a layer gives before it is quantised to 0..6.
+
+    On its own it would spend the 256 levels on all that the layer gives, of which ReLU6 throws
+    most away.
+    """
+    from torchao.quantization.pt2e.quantizer import (
+        FixedQParamsQuantizationSpec,
+        QuantizationAnnotation,
+    )
+    from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
+
+    levels = FixedQParamsQuantizationSpec(
+        dtype=torch.int8,
+        scale=6 / 255,
+        zero_point=-128,
+        quant_min=-128,
+        quant_max=127,
+        qscheme=torch.per_tensor_affine,
+    )
+
+    class ClampingQuantizer(base):
+        def annotate(self, model: Any) -> Any:
+            model = super().annotate(model)
+            for node in model.graph.nodes:
+                if node.target is not _ATEN.relu6.default:
+                    continue
+                layer = node.args[0]
+                annotation = layer.meta.get(Q_ANNOTATION_KEY)
+                if annotation and annotation.output_qspec and len(layer.users) == 1:
+                    annotation.output_qspec = levels
+                    node.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(
+                        output_qspec=levels, _annotated=True
+                    )
+            return model
+
+    return ClampingQuantizer
 
 def _chosen(program: Program, plan: QuantPlan) -> Callable[[Node], bool]:
     """Which nodes are quantised: layers of the common graph and what joins them, but not the
