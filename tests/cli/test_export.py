@@ -78,7 +78,7 @@ def test_the_document(edgekit, place):
     assert graph["verify"]["metrics"]["nmse"] < 1e-9
     steps = done.err.splitlines()
     assert steps[0] == "loading the model"
-    assert "onnx: lowering and verifying" in steps
+    assert "onnx: lowering to fp32 and verifying" in steps
 
 
 def test_people_read_a_table_and_quiet_leaves_out_the_steps(edgekit, place):
