@@ -1,5 +1,7 @@
 """DSVT through the pipeline: one graph or split, whatever a target can, at any size of sweep."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -83,6 +85,9 @@ def check_sweeps(model, bundle, runtime, graph):
                 assert error < 1e-8, count
 
 
+@pytest.mark.skipif(
+    not os.environ.get("EDGEKIT_SLOW"), reason="lowers for minutes: run it with EDGEKIT_SLOW=1"
+)
 def test_executorch_gets_the_split_deployment_and_says_so(stood_in):
     model, result, said = stood_in
     check_verified(result, ["split"])
