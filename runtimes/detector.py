@@ -37,20 +37,16 @@ class Seen:
 class Detector:
     """A bundle of the task ``prompted-detection``, open on one runtime. Use :meth:`open`.
 
+    Args:
+        task: what does the work, with its session. owned: a bundle to close with them.
+
     Attributes:
-        task: what does the work. session: of the vision graph.
+        task: as given. session: of the vision graph.
     """
 
-    def __init__(self, bundle: Bundle, session: Session, owns: bool) -> None:
-        task = for_bundle(bundle, session)
-        if not isinstance(task, PromptedDetection):
-            raise UsageError(
-                f"{bundle.path} looks for nothing that one could name",
-                f"its task is {task.kind}",
-                "edgekit.runtimes.tasks.for_bundle runs it",
-            )
-        self.task, self.session = task, session
-        self._bundle, self._owns = bundle, owns
+    def __init__(self, task: PromptedDetection, owned: Bundle | None = None) -> None:
+        self.task, self.session = task, task.session
+        self._owned = owned
         self._looked = 0
 
     @classmethod
@@ -93,7 +89,7 @@ class Detector:
         session = None
         try:
             session = load(opened, runtime, threads)
-            detector = cls(opened, session, owns=opened is not bundle)
+            detector = cls(_task(opened, session), opened if opened is not bundle else None)
             settings = Settings(threshold, iou_threshold, class_agnostic, memory, masks, cache)
             detector.task.configure(settings)
             if classes is not None:
@@ -149,11 +145,22 @@ class Detector:
     def close(self) -> None:
         """Close all graphs, and the bundle if it was opened here."""
         self.session.close()
-        if self._owns:
-            self._bundle.close()
+        if self._owned is not None:
+            self._owned.close()
 
     def __enter__(self) -> Detector:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _task(bundle: Bundle, session: Session) -> PromptedDetection:
+    task = for_bundle(bundle, session)
+    if not isinstance(task, PromptedDetection):
+        raise UsageError(
+            f"{bundle.path} looks for nothing that one could name",
+            f"its task is {task.kind}",
+            "edgekit.runtimes.tasks.for_bundle runs it",
+        )
+    return task

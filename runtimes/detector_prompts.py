@@ -19,7 +19,7 @@ def clean(names: Iterable[str]) -> tuple[str, ...]:
     """Names of classes as prompts: without needless blanks, each once, in the order given.
 
     Raises:
-        UsageError: there is none, or one is empty.
+        UsageError: there is none, or one is empty or no text.
 
     >>> clean(["person", " traffic   light ", "person"])
     ('person', 'traffic light')
@@ -30,6 +30,10 @@ def clean(names: Iterable[str]) -> tuple[str, ...]:
     for position, name in enumerate(names, 1):
         if not isinstance(name, str) or not name.split():
             raise UsageError(f"class {position} has no name", f"it is {name!r}", "leave it out")
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:  # bytes of a command line that are no UTF-8
+            raise UsageError(f"the name of class {position} is no text", error.reason) from error
         found[" ".join(name.split())] = None
     if not found:
         raise UsageError("there is no class to look for", "", "give the names of one or more")

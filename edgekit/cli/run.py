@@ -41,6 +41,19 @@ Threshold = Annotated[
     float | None, typer.Option("--threshold", help="What scores less is not answered (0 to 1).")
 ]
 Masks = Annotated[bool, typer.Option("--masks", help="Outline what is found, too.")]
+Agnostic = Annotated[
+    bool, typer.Option("--class-agnostic", help="Of what overlaps keep the best, of any class.")
+]
+Memory = Annotated[
+    int | None,
+    typer.Option("--memory", min=1, metavar="MIB", help="What classes at once may take."),
+]
+Track = Annotated[
+    bool, typer.Option("--track", help="INPUT is a video or a folder of frames: follow things.")
+]
+TrackThreshold = Annotated[
+    float | None, typer.Option("--track-threshold", help="Score that a track begins with (0.5).")
+]
 
 
 @dataclass
@@ -71,34 +84,38 @@ def command(
     graph: GraphName = None,
     classes: Classes = None,
     threshold: Threshold = None,
+    class_agnostic: Agnostic = False,
+    memory: Memory = None,
     masks: Masks = False,
+    track: Track = False,
+    track_threshold: TrackThreshold = None,
     out_path: OutPath = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run a bundle on real input: a picture, a file of arrays, a folder.
+    """Run a bundle on real input: a picture, a file of arrays, a video, a folder.
 
     Prints what the task finds: labels, boxes, the share of each class, figures of arrays.
     -o writes it: drawn into the picture, as JSON, or as arrays.
     """
     from edgekit.bundle import Bundle
     from edgekit.runtimes.tasks import TASKS
-    from edgekit.runtimes.tasks.inputs import expand
 
+    wishes = Wishes(classes, threshold, class_agnostic, memory, masks, track, track_threshold)
     with Output(json, quiet) as out, ExitStack() as stack:
         opened = stack.enter_context(Bundle.open(bundle))
         kind = TASKS.get(opened.manifest.task.kind)
-        files = expand(inputs, kind.suffixes if kind else None)
+        files = wishes.sources(inputs, kind.suffixes if kind else None)
         with out.status("Loading"):
             loaded, unavailable = _load(stack, opened, runtime, threads, graph)
             for one in loaded:
-                Wishes(classes, threshold, masks).tell(one.task)
+                wishes.tell(one.task)
         count = len(files) * len(loaded)
         place = None if out_path is None else destination(out_path, count)
         with out.progress("Running", len(files)) as advance:
             answers: Answers = []
             for file in files:
-                answers.append((file, [_answer(one, file, place) for one in loaded]))
+                answers.append((file, [_answer(one, wishes, file, place) for one in loaded]))
                 advance()
         document = _document(bundle, loaded, answers, unavailable)
         if place is not None:
@@ -134,8 +151,8 @@ def _load(
     return loaded, unavailable
 
 
-def _answer(one: _Loaded, file: Path, place: Destination | None) -> _Answer:
-    result = one.task(file)
+def _answer(one: _Loaded, wishes: Wishes, file: Path, place: Destination | None) -> _Answer:
+    result = wishes.answer(one.task, file)
     if place is not None:
         place.take(file, one.runtime, result)
     return _Answer(result.to_json(), result.describe())

@@ -1,4 +1,4 @@
-"""Where ``edgekit run -o OUT`` puts what a task found: JSON, arrays, a picture, or a folder."""
+"""Where ``edgekit run -o OUT`` puts what a task found: JSON, arrays, a clip, a folder."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 RESULTS_NAME = "results.json"
 ARRAYS_SUFFIX = ".npz"
 PICTURE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+CLIP_SUFFIXES = (".mp4", ".gif", ".webp")
 JPEG_QUALITY = 92
 
 
@@ -78,6 +79,12 @@ class PictureFile(_AnswerFile):
 
     def take(self, file: Path, runtime: str, result: Result) -> None:
         """Draw and write."""
+        if moves(result):
+            raise UsageError(
+                f"cannot write {self.path}",
+                "it holds one picture, and a clip has many",
+                f"give -o a name that ends in {', '.join(CLIP_SUFFIXES)} or .json",
+            )
         if not draws(result):
             raise UsageError(
                 f"cannot write {self.path}",
@@ -87,11 +94,25 @@ class PictureFile(_AnswerFile):
         _write_picture(self.path, result.draw(file))
 
 
+class ClipFile(_AnswerFile):
+    """A single clip, with what is found drawn into its frames."""
+
+    def take(self, file: Path, runtime: str, result: Result) -> None:
+        """Draw and write, frame by frame."""
+        if not moves(result):
+            raise UsageError(
+                f"cannot write {self.path}",
+                "it holds a clip, and this is one picture",
+                "give -o a name that ends in .png, or follow a clip with --track",
+            )
+        _write_clip(self.path, result)
+
+
 class Folder(Destination):
     """The document, and of a task that draws a picture of every answer.
 
-    NAME.RUNTIME.png is drawn, NAME.RUNTIME.mask.png holds class indices; where two inputs
-    have one name, the second is NAME-2.
+    NAME.RUNTIME.png is drawn, NAME.RUNTIME.mask.png holds class indices, NAME.RUNTIME.mp4 (or
+    .webp, of what was none) is a clip; where two inputs have one name, the second is NAME-2.
     """
 
     def __init__(self, path: Path) -> None:
@@ -100,10 +121,16 @@ class Folder(Destination):
 
     def take(self, file: Path, runtime: str, result: Result) -> None:
         """Draw and write, if the task draws."""
-        if not draws(result):
+        if not draws(result) and not moves(result):
             return
         self._make()
         name = f"{self._name(file)}.{runtime}"
+        if moves(result):
+            from edgekit.runtimes.clips import SUFFIXES
+
+            video = file.suffix.lower() in SUFFIXES
+            _write_clip(self.path / f"{name}{'.mp4' if video else '.webp'}", result)
+            return
         _write_picture(self.path / f"{name}.png", result.draw(file))
         if hasattr(result, "save_mask"):
             write_whole(self.path / f"{name}.mask.png", result.save_mask)
@@ -145,7 +172,7 @@ def destination(out: str, answers: int) -> Destination:
     if out.endswith(separators) or path.is_dir():
         return Folder(path)
     suffix = path.suffix.lower()
-    if suffix != ARRAYS_SUFFIX and suffix not in PICTURE_FORMATS:
+    if suffix not in (ARRAYS_SUFFIX, *PICTURE_FORMATS, *CLIP_SUFFIXES):
         return JsonFile(path)
     if answers != 1:
         raise UsageError(
@@ -153,12 +180,26 @@ def destination(out: str, answers: int) -> Destination:
             f"it holds one answer, and there are {answers}: one for each input and runtime",
             "give -o a folder, or a name that ends in .json",
         )
+    if suffix in CLIP_SUFFIXES:
+        return ClipFile(path)
     return ArraysFile(path) if suffix == ARRAYS_SUFFIX else PictureFile(path)
 
 
 def draws(result: Result) -> bool:
     """Whether a result can be drawn into its picture."""
     return hasattr(result, "draw")
+
+
+def moves(result: Result) -> bool:
+    """Whether a result is of a whole clip, whose frames can be drawn."""
+    return hasattr(result, "pictures")
+
+
+def _write_clip(path: Path, result: Result) -> None:
+    from edgekit.runtimes.clip_writer import write_clip
+
+    suffix = path.suffix.lower()
+    write_whole(path, lambda part: write_clip(part, result.pictures(), result.rate, suffix))
 
 
 def _write_picture(path: Path, picture: Image) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekit.errors import InputError, UsageError
 
 if TYPE_CHECKING:
-    from edgekit.runtimes.tasks import Task
+    from edgekit.runtimes.tasks import Result, Task
 
 
 @dataclass(frozen=True)
@@ -17,12 +17,17 @@ class Wishes:
     """What was given on the command line.
 
     Attributes:
-        classes: ``--classes`` as typed. threshold: ``--threshold``. masks: ``--masks``.
+        classes: ``--classes`` as typed. The others are the options of their names; ``memory``
+            is in MiB.
     """
 
     classes: str | None = None
     threshold: float | None = None
+    class_agnostic: bool = False
+    memory: int | None = None
     masks: bool = False
+    track: bool = False
+    track_threshold: float | None = None
 
     def tell(self, task: Task) -> None:
         """Tell a task what to look for, and how.
@@ -31,14 +36,11 @@ class Wishes:
             UsageError: it is none that can be told, or a class or a value is none.
             InputError: the file of classes cannot be read.
         """
+        # In the order of the fields; what was not given is None or False.
         given = [
-            option
-            for option, value in (
-                ("--classes", self.classes is not None),
-                ("--threshold", self.threshold is not None),
-                ("--masks", self.masks),
-            )
-            if value
+            f"--{name.replace('_', '-')}"
+            for name, value in vars(self).items()
+            if value is not None and value is not False
         ]
         if not given:
             return
@@ -50,9 +52,58 @@ class Wishes:
                 f"its task is {task.kind}, whose classes were fixed when it was trained",
                 f"leave {given[0]} out",
             )
-        task.configure(Settings(threshold=self.threshold, masks=self.masks))
+        task.configure(
+            Settings(
+                threshold=self.threshold,
+                class_agnostic=self.class_agnostic or None,
+                memory=None if self.memory is None else self.memory << 20,
+                masks=self.masks,
+            )
+        )
         if self.classes is not None:
             task.choose(read_classes(self.classes))
+
+    def sources(self, inputs: list[Path], suffixes: tuple[str, ...] | None) -> list[Path]:
+        """What to run, each with one answer: files; with ``--track`` clips, which folders are.
+
+        Raises:
+            InputError: there is no such file, or a folder holds nothing to run.
+            UsageError: a video without ``--track``, or ``--track-threshold`` without it or
+                out of range.
+        """
+        start = self.track_threshold
+        if start is not None and not 0 <= start <= 1:
+            raise UsageError(f"--track-threshold {start} is no share", "", "give 0 to 1")
+        if self.track:
+            return list(dict.fromkeys(inputs))
+        if start is not None:
+            raise UsageError("--track-threshold is of --track", "", "give both")
+        from edgekit.runtimes.clips import SUFFIXES
+        from edgekit.runtimes.tasks.inputs import expand
+
+        for path in inputs:
+            if path.suffix.lower() in SUFFIXES and path.is_file():
+                raise UsageError(f"{path} is a video", "one picture is looked at", "give --track")
+        return expand(inputs, suffixes)
+
+    def answer(self, task: Task, source: Path) -> Result:
+        """What the task says of one source; of a clip it is computed when it is asked for.
+
+        Raises:
+            InputError: the source cannot be read.
+            MissingBackendError: it is a video, and PyAV is not here.
+        """
+        if not self.track:
+            return task(source)
+        from edgekit.runtimes.clips import open_clip
+        from edgekit.runtimes.detector import Detector
+        from edgekit.runtimes.followed import Followed
+        from edgekit.runtimes.tracking import TrackerSettings
+
+        settings = TrackerSettings()
+        if self.track_threshold is not None:
+            settings = replace(settings, high=self.track_threshold)
+        return Followed(Detector(task), open_clip(source), settings)
 
 
 def read_classes(text: str) -> list[str]:
@@ -64,7 +115,8 @@ def read_classes(text: str) -> list[str]:
     if not text.lower().endswith(".txt"):
         return text.split(",")
     try:
-        lines = Path(text).read_text(encoding="utf-8").splitlines()
+        lines = Path(text).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the classes in {text}", str(error)) from error
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"cannot read the classes in {text}", reason) from error
     return [line for line in lines if line.strip()]

@@ -50,12 +50,23 @@ class PromptedResult(DetectionResult):
         Raises:
             InputError: it is no picture, or one of another size.
         """
-        image = pictures.decode(picture)
+        return self.finish_drawing(super().draw(self.draw_outlines(picture)))
+
+    def draw_outlines(self, picture: pictures.Picture) -> Image.Image:
+        """A copy of the picture with what was outlined in the colour of its class.
+
+        Raises:
+            InputError: it is no picture.
+        """
+        image = pictures.decode(picture).copy()
         if (image.height, image.width) == self.size:
             for one, mask in zip(self.detections, self.masks, strict=False):
                 tint = Image.new("RGB", image.size, drawing.colour(one.index))
                 image.paste(tint, mask=Image.fromarray(mask.astype(np.uint8) * _OPACITY))
-        drawn = super().draw(image)
+        return image
+
+    def finish_drawing(self, drawn: Image.Image) -> Image.Image:
+        """``drawn`` itself, with the remark at its lower edge if there is one."""
         if self.remark:
             write_below(drawn, self.remark)
         return drawn
