@@ -42,13 +42,18 @@ def fingerprint(bundle: Bundle, text: Graph, runtime_target: str, tokenizer: str
     """
     manifest = bundle.manifest
     weights = manifest.model.weights_sha256 or bundle.digest
-    words = next((entry.sha256 for entry in manifest.files if entry.path == tokenizer), "")
+    contents = {entry.path: entry.sha256 for entry in manifest.files}
     artifact = next((a for a in text.artifacts if a.target == runtime_target), None)
     precision = artifact.precision if artifact else manifest.precision
-    # Runtimes round differently, but in fp32 by less than any detection shows; in lower
-    # precisions they need not, so there each has its own.
-    whose = "" if precision == "fp32" else runtime_target
-    return hashlib.sha256("|".join((weights, words, precision, whose)).encode()).hexdigest()
+    # Runtimes round differently, but in fp32 by less than any detection shows. In lower
+    # precisions they need not, and what was quantised depends on its calibration, too: there
+    # each artifact has its own.
+    own: list[str] = []
+    if precision != "fp32":
+        paths = (artifact.file or "", *artifact.extra) if artifact else ()
+        own = [runtime_target, *(contents.get(path, bundle.digest) for path in paths)]
+    parts = (weights, contents.get(tokenizer, ""), precision, *own)
+    return hashlib.sha256("|".join(parts).encode()).hexdigest()
 
 
 class TextCache:

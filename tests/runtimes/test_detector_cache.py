@@ -79,7 +79,16 @@ def test_another_checkpoint_or_vocabulary_misses(dart_bundle, tmp_path):
         halves = tuple(a.model_copy(update={"precision": "fp16"}) for a in text.artifacts)
         low = text.model_copy(update={"artifacts": halves})
         others |= {fingerprint(bundle, low, target, tokenizer) for target in ("onnx", "openvino")}
-        assert len(others | {mine}) == 5
+        # The same checkpoint, quantised by another calibration: other bytes.
+        changed = [
+            one.model_copy(update={"sha256": "0" * 64}) if "/text/onnx/" in one.path else one
+            for one in manifest.files
+        ]
+        bundle.manifest = manifest.model_copy(update={"files": tuple(changed)})
+        assert fingerprint(bundle, text, "onnx", tokenizer) == mine
+        others.add(fingerprint(bundle, low, "onnx", tokenizer))
+        bundle.manifest = manifest
+        assert len(others | {mine}) == 6
     embedding = Embedding(np.ones((4, 2), np.float32), np.ones(4, np.int64))
     TextCache(mine, tmp_path, (4, 2)).write("dog", embedding)
     assert TextCache(mine, tmp_path, (4, 2)).read("dog") is not None
