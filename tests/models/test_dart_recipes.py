@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,27 @@ def test_a_student_exports_and_answers(distilled, photos, tmp_path):
         found = detector.detect(next(iter(sorted(photos.iterdir()))))
     assert found.remark
     assert {one.label for one in found.detections} <= set(names)
+
+
+@pytest.mark.slow
+def test_a_student_goes_to_every_target(distilled, tmp_path):
+    """Its vision graph, which is what is new; the other two are the teacher's."""
+    for package in ("openvino", "executorch", "coremltools", "tensorrt_rtx"):
+        pytest.importorskip(package)
+    from edgekit.export import export
+
+    model = load("sam3-tiny", distilled[0])
+    alone = replace(model, name="student-vision", graphs=model.graphs[:1])
+    result = export(alone, ["all"], tmp_path / "vision", report=False)
+    result.raise_for_status()
+    levels = {one.target: one.graphs[0].verify["level"] for one in result.targets}
+    assert levels == {
+        "onnx": "ran",
+        "openvino": "ran",
+        "executorch": "ran",
+        "coreml": "interpreted",
+        "tensorrt": "compiled",
+    }
 
 
 def test_a_student_can_be_deployed_at_another_resolution(distilled):
