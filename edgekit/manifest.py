@@ -144,6 +144,17 @@ class Artifact(_Record):
     quantisation: Quantisation | None = None
 
 
+class PickedRows(_Record):
+    """That a graph's outputs are rows which it picked itself, e.g. the best candidates.
+
+    ``keys`` are the outputs that say which ones, ``by`` is what they were picked by. What is
+    picked at equal values, and in which order, is rounding: rows are compared by their keys.
+    """
+
+    keys: tuple[str, ...]
+    by: str
+
+
 class Graph(_Record):
     """One graph of the model with its contract and its artifact per target."""
 
@@ -152,6 +163,7 @@ class Graph(_Record):
     outputs: tuple[TensorSpec, ...]
     dynamic: dict[str, AxisRange] = {}
     states: tuple[StatePair, ...] = ()
+    picked: PickedRows | None = None
     reference: str | None = None  # safetensors file: inputs and eager outputs
     artifacts: tuple[Artifact, ...] = ()
 

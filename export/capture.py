@@ -250,6 +250,7 @@ def _program(
         ),
         dynamic=ranges,
         states=graph.states,
+        picked=graph.picked,
     )
 
 

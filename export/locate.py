@@ -101,7 +101,7 @@ def _telling(
     opened = open_to_judge(files, graph, artifact, target.runtime, target.interpret)
     with opened.session as session:
         errors = [
-            judge(session, Reference((sample,), (outputs,)))[0].nmse
+            judge(session, Reference((sample,), (outputs,)), graph.picked)[0].nmse
             for sample, outputs in zip(reference.samples, reference.outputs, strict=True)
         ]
     return int(np.argmax(errors))

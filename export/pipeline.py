@@ -186,6 +186,7 @@ def describe_graph(program: Program) -> Graph:
         outputs=program.outputs,
         dynamic=dict(program.dynamic),
         states=program.states,
+        picked=program.picked,
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgekit.manifest import AxisRange, StatePair, TensorSpec
+from edgekit.manifest import AxisRange, PickedRows, StatePair, TensorSpec
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +29,7 @@ class Program:
         inputs, outputs: names, dtypes and shapes; a string in a shape names a dynamic axis.
         dynamic: the sizes that each dynamic axis may take.
         states: output-to-input pairs of a streaming graph.
+        picked: which rows the outputs are of, where the network picks them itself.
         precision: floating-point type of the weights and the arithmetic.
     """
 
@@ -38,6 +39,7 @@ class Program:
     outputs: tuple[TensorSpec, ...]
     dynamic: Mapping[str, AxisRange] = field(default_factory=dict)
     states: tuple[StatePair, ...] = ()
+    picked: PickedRows | None = None
     precision: str = "fp32"
 
     def with_exported(self, exported: ExportedProgram) -> Program:

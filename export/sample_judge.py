@@ -19,6 +19,7 @@ from ..runtimes.tasks.classification import Classification
 from .capture import FlatGraph
 from .captured import Captured
 from .evaluate import EagerSession
+from .match_rows import matched
 from .reference import Reference
 from .samples import Sample
 from .targets import Target
@@ -56,6 +57,7 @@ class SampleJudge:
         self, captured: Captured, graph: Graph, task_kind: str, answer: str | None, samples: Samples
     ) -> None:
         classifier = task_kind == Classification.kind
+        self._picked = graph.picked
         self._answer = (answer or graph.outputs[0].name) if classifier else None
         self._session = EagerSession(FlatGraph(captured.module, captured.spec), graph, THREADS)
         self._expected: list[dict[str, np.ndarray]] = []
@@ -115,6 +117,9 @@ class SampleJudge:
     def _pairs(self, session: Session, limit: int) -> Iterator[tuple[dict, dict]]:
         for index, expected in enumerate(self._expected[:limit]):
             outputs = run_sample(session, self.samples[index])
+            if self._picked is not None:
+                rows = matched(outputs, expected, self._picked)
+                outputs, expected = rows.actual, rows.wanted
             for name, wanted in expected.items():
                 if outputs[name].shape != wanted.shape:
                     raise EdgekitError(

@@ -22,15 +22,19 @@ from edgekit.errors import (
     ParityError,
     UnsupportedError,
 )
-from edgekit.manifest import Artifact, Graph, Level, Metrics, Verification
+from edgekit.manifest import Artifact, Graph, Level, Metrics, PickedRows, Verification
 from edgekit.metrics import compare, worst
 
 from ..quant.precision import failures, thresholds
 from ..runtimes import registry
 from ..runtimes.sessions.base import Session
+from .match_rows import matched
 from .reference import Reference
 
 REJECTED = ".rejected"
+
+# Of outputs whose rows are of something else than the reference's.
+_ASTRAY = Metrics(max_abs=np.inf, rel_range=np.inf, nmse=np.inf, cosine=0.0)
 
 # What runs an artifact where its runtime is not: see Target.interpret.
 Interpret = Callable[[Files, Graph, Artifact], Session | None]
@@ -79,7 +83,7 @@ def verify_artifact(
         return unrun(error.why or error.what)
     with opened.session as session:
         try:
-            metrics, remarks = judge(session, reference)
+            metrics, remarks = judge(session, reference, graph.picked)
         except UnsupportedError as error:
             if not opened.absent:
                 raise
@@ -150,11 +154,25 @@ def open_session(
     return registry.session_class(chosen)(files, graph, artifact)
 
 
-def judge(session: Session, reference: Reference) -> tuple[Metrics, tuple[str, ...]]:
-    """The worst metrics over all samples and outputs, and what a reader should know of them."""
+def judge(
+    session: Session, reference: Reference, picked: PickedRows | None = None
+) -> tuple[Metrics, tuple[str, ...]]:
+    """The worst metrics over all samples and outputs, and what a reader should know of them.
+
+    Args:
+        picked: which rows the outputs are of, where the network picks them (see match_rows).
+    """
     found, notes = [], []
     for sample, expected in zip(reference.samples, reference.outputs, strict=True):
         outputs = run_sample(session, sample.inputs)
+        if picked is not None:
+            rows = matched(outputs, expected, picked)
+            outputs, expected = rows.actual, rows.wanted
+            if rows.unexplained:
+                found.append(_ASTRAY)
+                notes.append(f"{rows.unexplained} rows were picked that are no ties")
+            elif rows.share < 1:
+                notes.append(f"{100 * rows.share:.0f} % of the rows that tie were picked by both")
         for name, wanted in expected.items():
             found.append(_compare(name, outputs[name], wanted))
             if wanted.size > 1 and not np.ptp(wanted.astype(np.float64)):

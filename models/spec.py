@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from edgekit.manifest import StatePair, TaskInfo
+from edgekit.manifest import PickedRows, StatePair, TaskInfo
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,7 +40,8 @@ class GraphSpec:
     ``outputs`` empty means that names are derived from what the module returns.
     ``method`` names the module's method that the graph runs. ``dynamic`` maps an input's
     name to ``{axis: (min, max)}``. ``alternative`` names the graph that does the same work
-    on a target that refuses this one.
+    on a target that refuses this one. ``picked`` says that the outputs are rows which the
+    network picks itself.
     """
 
     name: str = "forward"
@@ -50,6 +51,7 @@ class GraphSpec:
     dynamic: Mapping[str, Mapping[int, tuple[int, int]]] = field(default_factory=dict)
     states: tuple[StatePair, ...] = ()
     alternative: str | None = None
+    picked: PickedRows | None = None
 
 
 @dataclass(frozen=True)

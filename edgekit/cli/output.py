@@ -159,8 +159,11 @@ class Output:
             yield status.update
 
     @contextlib.contextmanager
-    def progress(self, text: str, total: int) -> Iterator[Callable[[], None]]:
-        """A progress bar on stderr; the function it gives advances it by one."""
+    def progress(self, text: str, total: int | None) -> Iterator[Callable[[], None]]:
+        """A progress bar on stderr; the function it gives advances it by one.
+
+        Where nobody knows the ``total``, the bar only shows that there is life.
+        """
         if not self._lively:
             yield lambda: None
             return

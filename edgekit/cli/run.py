@@ -1,6 +1,6 @@
 """``edgekit run``: the whole task on real input."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,11 +112,12 @@ def command(
                 wishes.tell(one.task)
         count = len(files) * len(loaded)
         place = None if out_path is None else destination(out_path, count)
-        with out.progress("Running", len(files)) as advance:
-            answers: Answers = []
-            for file in files:
-                answers.append((file, [_answer(one, wishes, file, place) for one in loaded]))
-                advance()
+        # How many frames a clip has shows when it has been read.
+        with out.progress("Running", None if track else count) as advance:
+            answers: Answers = [
+                (file, [_answer(one, wishes, file, place, advance) for one in loaded])
+                for file in files
+            ]
         document = _document(bundle, loaded, answers, unavailable)
         if place is not None:
             place.finish(document)
@@ -151,8 +152,14 @@ def _load(
     return loaded, unavailable
 
 
-def _answer(one: _Loaded, wishes: Wishes, file: Path, place: Destination | None) -> _Answer:
-    result = wishes.answer(one.task, file)
+def _answer(
+    one: _Loaded,
+    wishes: Wishes,
+    file: Path,
+    place: Destination | None,
+    advance: Callable[[], None],
+) -> _Answer:
+    result = wishes.answer(one.task, file, advance)
     if place is not None:
         place.take(file, one.runtime, result)
     return _Answer(result.to_json(), result.describe())

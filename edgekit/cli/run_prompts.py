@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -86,15 +87,20 @@ class Wishes:
                 raise UsageError(f"{path} is a video", "one picture is looked at", "give --track")
         return expand(inputs, suffixes)
 
-    def answer(self, task: Task, source: Path) -> Result:
+    def answer(self, task: Task, source: Path, advance: Callable[[], None]) -> Result:
         """What the task says of one source; of a clip it is computed when it is asked for.
+
+        Args:
+            advance: called when a file, or a frame of a clip, is answered.
 
         Raises:
             InputError: the source cannot be read.
             MissingBackendError: it is a video, and PyAV is not here.
         """
         if not self.track:
-            return task(source)
+            result = task(source)
+            advance()
+            return result
         from edgekit.runtimes.clips import open_clip
         from edgekit.runtimes.detector import Detector
         from edgekit.runtimes.followed import Followed
@@ -103,7 +109,7 @@ class Wishes:
         settings = TrackerSettings()
         if self.track_threshold is not None:
             settings = replace(settings, high=self.track_threshold)
-        return Followed(Detector(task), open_clip(source), settings)
+        return Followed(Detector(task), open_clip(source), settings, advance)
 
 
 def read_classes(text: str) -> list[str]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ..dart_micro import dart_bundle, dart_model, frames  # noqa: F401 -- fixtures
+from ..dart_micro import AT_ONCE, dart_bundle, dart_model, frames  # noqa: F401 -- fixtures
 
 
 @pytest.fixture
@@ -61,6 +61,8 @@ def test_many_classes_from_a_file(run, tmp_path):
         (["--classes", "a,,b"], 2, "class 2 has no name"),
         (["--classes", "none.txt"], 8, "cannot read the classes"),
         (["--classes", "x" * 100], 2, "too long"),
+        (["--classes", "a,\udcff"], 2, "class 2 is no text"),
+        (["--memory", "0"], 2, "--memory"),
         (["--threshold", "1.5"], 2, "no share"),
     ],
 )
@@ -68,6 +70,37 @@ def test_what_cannot_be_looked_for_is_refused(run, arguments, code, said):
     done = run(*arguments)
     assert (done.code, done.err.count("\n")) == (code, 1)
     assert said in done.err
+
+
+def test_a_file_as_windows_writes_it(run, tmp_path):
+    names = tmp_path / "names.txt"
+    names.write_bytes("\ufeffperson\r\n\r\ncar\r\n".encode())
+    done = run("--classes", names, "--threshold", "0", "--json")
+    assert done.code == 0, done.err
+    found = done.document["results"][0]["result"]["detections"]
+    assert {(d["label"], d["index"]) for d in found} == {("person", 0), ("car", 1)}
+
+
+def test_doubles_of_all_classes_by_option(run):
+    asked = ("--classes", "person,car,dog,kite", "--threshold", "0", "--json")
+    within, across = (
+        done.document["results"][0]["result"]["detections"]
+        for done in (run(*asked), run(*asked, "--class-agnostic"))
+    )
+    assert 0 < len(across) < len(within)
+
+
+def test_memory_in_mib_makes_chunks(dart_bundle):  # noqa: F811
+    from edgekit.bundle import Bundle
+    from edgekit.cli.run_prompts import Wishes
+    from edgekit.runtimes import load, tasks
+
+    with Bundle.open(dart_bundle) as bundle, load(bundle, "onnxruntime", threads=1) as session:
+        task = tasks.for_bundle(bundle, session)
+        task.params = task.params.model_copy(update={"class_bytes": 400_000})
+        for memory, chunk in ((1, 2), (100, AT_ONCE)):
+            Wishes(memory=memory).tell(task)
+            assert task.head.chunk == chunk
 
 
 def test_other_tasks_take_no_classes(edgekit, bundle, photo):
