@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
+from edgekit.bundle import Files
 from edgekit.errors import BundleError, EdgekitError, UnsupportedError
-from edgekit.manifest import Artifact
+from edgekit.manifest import Artifact, Graph
 
 from .program import Program
+from .reference import Reference
 from .targets import Lowered, Target
 from .targets.base import refuse, shorten
-from .verify import REJECTED
+from .verify import REJECTED, verify_artifact
 
 
 def describe_artifact(
@@ -31,6 +34,36 @@ def describe_artifact(
         operators=dict(lowered.operators),
         details=details,
     )
+
+
+def verified(
+    files: Files,
+    target: Target,
+    lowered: Lowered,
+    artifact: Artifact,
+    graph: Graph,
+    reference: Reference,
+    tolerance: Mapping[str, float],
+) -> Artifact:
+    """A fresh artifact, run as far as it can be here, with what that showed in ``verify``.
+
+    Raises:
+        EdgekitError: as :func:`.verify.verify_artifact`.
+    """
+    check, precision = verify_artifact(
+        files,
+        graph,
+        artifact,
+        reference,
+        level=target.level,
+        runtime=target.runtime,
+        interpret=target.interpret,
+        tolerance=tolerance,
+        notes=lowered.notes,
+        unrun=lowered.unrun,
+    )
+    effective = precision or artifact.effective_precision
+    return artifact.model_copy(update={"verify": check, "effective_precision": effective})
 
 
 def _rooted(details: dict, folder: str) -> dict:

@@ -14,13 +14,14 @@ from edgekit.manifest import Artifact, Fidelity, Graph, LayerError, Quantisation
 
 from ..quant.fidelity import drop_of, drop_unit
 from ..quant.plan import QuantPlan
-from .artifacts import describe_artifact, explain_refusal, reason_of, reject
+from ..quant.precision import failures
+from ..quant.samples import Samples
+from .artifacts import describe_artifact, explain_refusal, reason_of, reject, verified
 from .captured import Captured
 from .options import ExportOptions
 from .round_weights import Correction, round_weights
 from .sample_judge import Judged, SampleJudge
 from .targets import Target
-from .verify import verify_artifact
 
 #: More layers than this share in floating point is not a quantised network any more.
 KEPT_LIMIT = 0.5
@@ -34,6 +35,7 @@ class Job:
     """What all targets have in common.
 
     Attributes:
+        calibration: the samples that ranges are found with, if any.
         ranking: the layers, the most sensitive first; computed when first asked for.
         corrections: of weights and biases; empty where the scheme rounds weights by itself.
         start: how many layers to keep from the beginning. layers: how many there are.
@@ -43,6 +45,7 @@ class Job:
     graph: Graph
     plan: QuantPlan
     judge: SampleJudge
+    calibration: Samples | None
     ranking: Ranking
     corrections: dict[str, Correction]
     start: int
@@ -98,7 +101,8 @@ def quantise_graph(
         attempts.append(attempt)
         if _settled(job, attempt, count) or count >= limit:
             break
-        attempts[-1] = _put_aside(folder, attempt, spare / target.name / str(count))
+        aside = spare / job.graph.name / target.name / str(count)
+        attempts[-1] = _put_aside(folder, attempt, aside)
         count = max(job.start, min(limit, _next_count(job, attempt, count)))
     return _choose(writer, folder, job, attempts)
 
@@ -121,9 +125,11 @@ def _next_count(job: Job, attempt: Attempt, count: int) -> int:
 
 def _settled(job: Job, attempt: Attempt, count: int) -> bool:
     """Whether keeping more layers is not asked for, or would change nothing."""
+    unjudged = attempt.judged.fidelity is None  # refused, or nothing here can run it
+    if unjudged and not attempt.fits:
+        return True
     if count < job.start:
         return False
-    unjudged = attempt.judged.fidelity is None  # refused, or nothing here can run it
     return attempt.fits or unjudged or job.options.quantisation.max_drop is None
 
 
@@ -148,22 +154,8 @@ def _attempt(
         return Attempt(kept, failed, Judged(None), None)
     artifact = describe_artifact(writer.root, folder, target, lowered, plan.precision)
     try:
-        check, precision = verify_artifact(
-            writer,
-            job.graph,
-            artifact,
-            job.judge.stored,
-            level=target.level,
-            runtime=target.runtime,
-            interpret=target.interpret,
-            tolerance=job.options.tolerance,
-            notes=lowered.notes,
-        )
-        artifact = artifact.model_copy(
-            update={
-                "verify": check,
-                "effective_precision": precision or artifact.effective_precision,
-            }
+        artifact = verified(
+            writer, target, lowered, artifact, job.graph, job.judge.stored, job.options.tolerance
         )
         judged = job.judge.judge(target, writer, job.graph, artifact, progress)
         if judged.fidelity is not None:
@@ -192,7 +184,7 @@ def _weighed(job: Job, kept: tuple[LayerError, ...], artifact: Artifact, judged:
     update: dict[str, object] = {"quantisation": record}
     check = artifact.verify
     if check and not check.passed and not job.options.allow_drift:
-        broken = [note for note in check.notes if " is above " in note or " is below " in note]
+        broken = failures(check.metrics, check.thresholds)
         reason = f"{artifact.target} departs from PyTorch: {'; '.join(broken)}"
         update |= {"status": "failed", "exit_code": 5, "reason": reason}
     elif drop is not None and budget is not None and drop > budget:
@@ -222,7 +214,8 @@ def _choose(writer: BundleWriter, folder: Path, job: Job, attempts: list[Attempt
     chosen = attempts[-1]
     plain = attempts[0] if len(attempts) > 1 else None
     if not chosen.fits:
-        chosen = min(attempts, key=lambda one: math.inf if one.drop is None else one.drop)
+        # The last of equals: the files of the others have been moved away.
+        chosen = min(attempts[::-1], key=lambda one: math.inf if one.drop is None else one.drop)
         if chosen is not attempts[-1]:
             _put_aside(folder, attempts[-1], chosen.folder.with_name("last"))
             shutil.move(chosen.folder, folder)

@@ -13,7 +13,7 @@ import torch
 
 from edgekit.bundle import Files
 from edgekit.errors import InputError
-from edgekit.manifest import EvaluationInfo, Graph
+from edgekit.manifest import EvaluationInfo, Graph, TaskInfo
 
 from ..models.spec import GraphSpec, LoadedModel
 from ..quant.evaluation import (
@@ -93,7 +93,7 @@ def evaluate_export(
         InputError: a picture cannot be read, or the network has another number of classes.
         ParityError: the network's own answers are not finite.
     """
-    index = classifier_graph(graphs)
+    index = task_graph(graphs, model.task)
     graph = graphs[index]
     session = EagerSession(FlatGraph(model.module, model.graphs[index]), graph, THREADS)
     eager = Contender(PYTORCH, session, task_around(session, model.task), run_many=session.run_many)
@@ -110,10 +110,11 @@ def evaluate_export(
     return evaluation
 
 
-def classifier_graph(graphs: Sequence[Graph | GraphSpec]) -> int:
-    """Which graph the task is for: the one that a bundle opens by default."""
+def task_graph(graphs: Sequence[Graph | GraphSpec], task: TaskInfo) -> int:
+    """Which graph files go into: the one that the task names, or that a bundle opens."""
     names = [graph.name for graph in graphs]
-    return names.index("forward") if "forward" in names else 0
+    wanted = task.params.get("graph", "forward")
+    return names.index(wanted) if wanted in names else 0
 
 
 def recorded(graph: Graph, evaluation: Evaluation) -> Graph:

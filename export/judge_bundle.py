@@ -17,6 +17,7 @@ from edgekit.errors import (
 )
 from edgekit.manifest import Artifact, Graph, Verification
 
+from ..quant.precision import failures
 from .reference import Reference, load_reference
 from .verify import REJECTED, restored, verify_artifact
 
@@ -134,10 +135,11 @@ def _judge(
         return replace(verdict, status="failed", reason=str(error), exit_code=code)
     if check.passed:
         return replace(verdict, verify=check, effective_precision=precision)
+    broken = failures(check.metrics, check.thresholds)
     return replace(
         verdict,
         status="failed",
-        reason=f"{artifact.target} departs from PyTorch: {'; '.join(check.notes)}",
+        reason=f"{artifact.target} departs from PyTorch: {'; '.join(broken)}",
         exit_code=ParityError.exit_code,
         verify=check,
         effective_precision=precision,

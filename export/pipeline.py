@@ -26,28 +26,22 @@ from ..models.spec import LoadedModel
 from ..quant.evaluation import Evaluation, check_classes
 from ..quant.precision import failures
 from .alternatives import settle
-from .artifacts import describe_artifact, explain_refusal, reason_of, reject
+from .artifacts import describe_artifact, explain_refusal, reason_of, reject, verified
 from .captured import Captured, capture_graph
 from .conditioning import rounding_noise, widened
-from .evaluate import (
-    classifier_graph,
-    evaluate_export,
-    evaluation_info,
-    open_evaluation,
-    recorded,
-)
+from .evaluate import evaluate_export, evaluation_info, open_evaluation, recorded, task_graph
 from .locate import locate
 from .options import ExportOptions
 from .program import Program
 from .reference import Reference, save_reference
 from .targets import Target
-from .verify import verify_artifact
 
 Progress = Callable[[str], None]
 
 # What the emitted bytes depend on.
 _TOOLS = (
     "torch",
+    "transformers",
     "onnx",
     "onnx-ir",
     "onnxscript",
@@ -85,7 +79,7 @@ def write_bundle(
     evaluation = None
     with BundleWriter(out) as writer:
         captured = capture_all(model, options, progress)
-        chosen = classifier_graph(model.graphs)
+        chosen = task_graph(model.graphs, model.task)
         if pictures is not None:
             check_classes(describe_graph(captured[chosen].program), model.task, pictures)
         graphs = lower_all(writer, model, captured, targets, options, progress)
@@ -207,29 +201,18 @@ def export_graph(
         return failed.model_copy(update=reason_of(error))
     artifact = describe_artifact(writer.root, folder, target, lowered, options.precision)
     try:
-        check, precision = verify_artifact(
-            writer,
-            describe_graph(captured.program),
-            artifact,
-            captured.reference,
-            level=target.level,
-            runtime=target.runtime,
-            interpret=target.interpret,
-            tolerance=options.tolerance,
-            notes=lowered.notes,
+        graph = describe_graph(captured.program)
+        artifact = verified(
+            writer, target, lowered, artifact, graph, captured.reference, options.tolerance
         )
     except EdgekitError as error:
         refused = explain_refusal(target, captured.program, artifact, error)
         changed = {**reason_of(refused), "status": "failed"}
         return reject(writer.root, artifact.model_copy(update=changed))
+    check = artifact.verify
     if not check.passed and options.precision == "fp32" and not options.tolerance:
         check = _allow_for_rounding(check, captured)
-    artifact = artifact.model_copy(
-        update={
-            "verify": check,
-            "effective_precision": precision or artifact.effective_precision,
-        }
-    )
+        artifact = artifact.model_copy(update={"verify": check})
     return artifact if check.passed else _failed(writer, target, captured, artifact, options)
 
 
@@ -245,7 +228,9 @@ def _allow_for_rounding(check: Verification, captured: Captured) -> Verification
         f"the network amplifies rounding: PyTorch's own fp32 is {noise.nmse:.1e} (NMSE) from "
         "fp64; the bounds are widened accordingly"
     )
-    return check.model_copy(update={"passed": True, "thresholds": bounds, "notes": (note,)})
+    broken = failures(check.metrics, check.thresholds)
+    others = (said for said in check.notes if said not in broken)
+    return check.model_copy(update={"passed": True, "thresholds": bounds, "notes": (note, *others)})
 
 
 def _failed(
@@ -257,7 +242,7 @@ def _failed(
 ) -> Artifact:
     """What becomes of an artifact that is not the same model any more."""
     check: Verification = artifact.verify
-    broken = [note for note in check.notes if " is above " in note or " is below " in note]
+    broken = failures(check.metrics, check.thresholds)
     reason = f"{target.name} departs from PyTorch: {'; '.join(broken)}"
     details = dict(artifact.details)
     if options.locate:

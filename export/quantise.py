@@ -8,31 +8,24 @@ here says what it cost.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 from edgekit.bundle import BundleWriter
-from edgekit.errors import EdgekitError, UnsupportedError, UsageError
-from edgekit.manifest import (
-    Artifact,
-    Graph,
-    LayerError,
-    Manifest,
-    PrecisionRow,
-    QuantisationInfo,
-    SamplesInfo,
-)
+from edgekit.errors import InputError, UnsupportedError, UsageError
+from edgekit.manifest import Graph, LayerError, Manifest, QuantisationInfo, SamplesInfo
 
 from ..models.spec import LoadedModel
 from ..quant.comparison import CHOSEN
 from ..quant.options import QuantOptions
 from ..quant.plan import Arrays, QuantPlan, Scheme
 from ..quant.samples import Samples
-from .budget import Attempt, Job, Quantised, quantise_graph
+from .alternatives import settle
+from .budget import Job, Quantised, quantise_graph
 from .captured import Captured
-from .evaluate import classifier_graph
+from .evaluate import task_graph
 from .layers import linear_share, weight_layers
 from .options import ExportOptions
 from .pipeline import (
@@ -40,12 +33,12 @@ from .pipeline import (
     describe_graph,
     export_graph,
     finish_bundle,
-    lower_all,
     record_graph,
 )
+from .precision_table import PrecisionTable
 from .round_weights import find_corrections
 from .sample_judge import SampleJudge
-from .sample_sets import calibration_and_evaluation
+from .sample_sets import calibration_and_evaluation, own_samples
 from .sensitivity import rank_layers
 from .targets import Target
 from .targets.weight_only import LEAST_SHARE, refuse_dynamic
@@ -59,14 +52,6 @@ Progress = Callable[[str], None]
 Measure = Callable[[dict[str, Path]], None]
 
 
-@dataclass
-class _Table:
-    """The rows of the comparison, and the bundles that they are of, by precision."""
-
-    rows: list[PrecisionRow] = field(default_factory=list)
-    bundles: dict[str, Path] = field(default_factory=dict)
-
-
 def write_quantised_bundle(
     model: LoadedModel,
     targets: Sequence[Target],
@@ -77,8 +62,9 @@ def write_quantised_bundle(
 ) -> Manifest:
     """Export ``model`` quantised as ``options.quantisation`` says, and put the bundle at ``out``.
 
-    A target that fails does not stop the others: its artifact says why. With ``static`` and
-    ``dynamic``, a model's other graphs than the one its task is about stay in fp32.
+    A target that fails does not stop the others: its artifact says why. What is compared is
+    the graph that the model's task is about. Of the other graphs those that stand in for it are
+    quantised as it is; with ``weights``, all are; the rest stays in fp32.
 
     Args:
         measure: called at the end with the bundles by precision, ``out`` among them, as long
@@ -89,40 +75,84 @@ def write_quantised_bundle(
         InputError: samples cannot be used. UnsupportedError: there is nothing to quantise.
     """
     asked = options.quantisation
-    floating = replace(options, precision="fp32", quantisation=None, allow_drift=True)
     with tempfile.TemporaryDirectory(prefix="edgekit-precisions-") as folder:
         spare = Path(folder)
         captured = capture_all(model, options, progress)
-        index = classifier_graph(model.graphs)
-        one = captured[index]
-        scheme = _scheme(one, options.precision, asked)
-        calibration, evaluation = calibration_and_evaluation(model, one, asked, scheme, progress)
-        graph = describe_graph(one.program)
-        answer = model.task.params.get("output")
-        judge = SampleJudge(one, graph, model.task.kind, answer, evaluation)
-        job = _job(one, graph, judge, scheme, calibration, options, progress)
-        table = _Table()
+        index = task_graph(model.graphs, model.task)
+        jobs = _jobs(model, captured, index, options, progress)
+        judges = {job.graph.name: job.judge for job in jobs.values()}
+        table = PrecisionTable(model, captured, index, judges)
         for precision in asked.compare:
-            beside = replace(floating, precision=precision)
-            _export_beside(model, captured, index, targets, beside, judge, table, spare, progress)
+            table.add_floating(precision, targets, options, spare, progress)
         with BundleWriter(out) as writer:
             found = {
-                target.name: quantise_graph(writer, target, job, spare / "tries", progress)
-                for target in targets
+                number: {
+                    target.name: quantise_graph(writer, target, job, spare / "tries", progress)
+                    for target in targets
+                }
+                for number, job in jobs.items()
             }
-            artifacts = [one.chosen.artifact for one in found.values()]
             graphs = [
-                record_graph(writer, one.program, judge.stored, artifacts)
-                if number == index
-                else _other_graph(writer, other, targets, floating, scheme, progress)
-                for number, other in enumerate(captured)
+                record_graph(writer, one.program, jobs[number].judge.stored, _chosen(found[number]))
+                if number in jobs
+                else _in_fp32(writer, one, targets, options, progress)
+                for number, one in enumerate(captured)
             ]
-            _add_rows(table, found, options.precision, job)
-            info = _info(options, asked, calibration, judge, job, table)
+            graphs = settle(model.graphs, graphs, writer.root, progress)
+            table.add_quantised(graphs, {jobs[n].graph.name: one for n, one in found.items()})
+            info = _info(options, jobs[index], table)
             manifest = finish_bundle(writer, model, captured, graphs, options, quantisation=info)
         progress("timing every precision")
         measure({**table.bundles, CHOSEN: out})
     return manifest
+
+
+def _chosen(found: Mapping[str, Quantised]) -> list:
+    return [one.chosen.artifact for one in found.values()]
+
+
+def _in_fp32(
+    writer: BundleWriter,
+    captured: Captured,
+    targets: Sequence[Target],
+    options: ExportOptions,
+    progress: Progress,
+) -> Graph:
+    floating = replace(options, precision="fp32", quantisation=None)
+    artifacts = []
+    for target in targets:
+        progress(f"{target.name}: {captured.program.name} in fp32")
+        artifacts.append(export_graph(writer, target, captured, floating))
+    return record_graph(writer, captured.program, captured.reference, artifacts)
+
+
+def _jobs(
+    model: LoadedModel,
+    captured: Sequence[Captured],
+    index: int,
+    options: ExportOptions,
+    progress: Progress,
+) -> dict[int, Job]:
+    """What is quantised, by the graph's number: the task's own graph, and those beside it."""
+    one, asked = captured[index], options.quantisation
+    scheme = _scheme(one, options.precision, asked)
+    sets = calibration_and_evaluation(model, one, asked, scheme, progress)
+    jobs = {index: _job(model, one, scheme, sets, options, progress)}
+    for number, other in enumerate(captured):
+        if number in jobs or not weight_layers(other.program):
+            continue
+        if other.spec.name == one.spec.alternative:
+            try:
+                sets = calibration_and_evaluation(model, other, asked, scheme, progress)
+            except InputError as error:
+                progress(f"{other.spec.name} stays in fp32: {error}")
+                continue
+        elif scheme == "weights":
+            sets = None, own_samples(other)
+        else:
+            continue
+        jobs[number] = _job(model, other, scheme, sets, options, progress)
+    return jobs
 
 
 def _scheme(captured: Captured, precision: str, asked: QuantOptions) -> Scheme:
@@ -151,15 +181,17 @@ def _scheme(captured: Captured, precision: str, asked: QuantOptions) -> Scheme:
 
 
 def _job(
+    model: LoadedModel,
     captured: Captured,
-    graph: Graph,
-    judge: SampleJudge,
     scheme: Scheme,
-    calibration: Samples | None,
+    sets: tuple[Samples | None, Samples],
     options: ExportOptions,
     progress: Progress,
 ) -> Job:
-    asked = options.quantisation
+    asked, (calibration, evaluation) = options.quantisation, sets
+    graph = describe_graph(captured.program)
+    answer = model.task.params.get("output")
+    judge = SampleJudge(captured, graph, model.task.kind, answer, evaluation)
     inputs = [calibration[i] for i in range(len(calibration))] if calibration else []
     plan = QuantPlan(
         scheme=scheme,
@@ -171,8 +203,6 @@ def _job(
     )
     shown = inputs or [judge.samples[i] for i in range(len(judge.samples))]
     layers = weight_layers(captured.program)
-
-    ranking = _ranking(captured, plan, shown, progress)
     corrections = {}
     if scheme == "static":
         progress("rounding weights and correcting biases")
@@ -183,7 +213,8 @@ def _job(
         graph=graph,
         plan=plan,
         judge=judge,
-        ranking=ranking,
+        calibration=calibration,
+        ranking=_ranking(captured, plan, shown, progress),
         corrections=corrections,
         start=max(1, round(MIXED_SHARE * len(layers))) if mixed else 0,
         layers=len(layers),
@@ -216,106 +247,13 @@ def _ranking(
     return ranking
 
 
-def _export_beside(
-    model: LoadedModel,
-    captured: Sequence[Captured],
-    index: int,
-    targets: Sequence[Target],
-    options: ExportOptions,
-    judge: SampleJudge,
-    table: _Table,
-    folder: Path,
-    progress: Progress,
-) -> None:
-    """Another precision of the same network, to compare with: a bundle and its rows."""
-    place = folder / options.precision
-    with BundleWriter(place) as writer:
-        graphs = lower_all(writer, model, captured, targets, options, progress)
-        by_name = {target.name: target for target in targets}
-        for artifact in graphs[index].artifacts:
-            table.rows.append(
-                _floating_row(
-                    by_name[artifact.target], writer, graphs[index], artifact, judge, progress
-                )
-            )
-        finish_bundle(writer, model, captured, graphs, options)
-    table.bundles[options.precision] = place
-
-
-def _floating_row(
-    target: Target,
-    writer: BundleWriter,
-    graph: Graph,
-    artifact: Artifact,
-    judge: SampleJudge,
-    progress: Progress,
-) -> PrecisionRow:
-    row = PrecisionRow(
-        target=target.name,
-        variant=artifact.precision,
-        status=artifact.status,
-        bytes=artifact.bytes,
-        reason=artifact.reason,
-    )
-    if artifact.status != "ok":
-        return row
-    try:
-        judged = judge.judge(target, writer, graph, artifact, progress)
-    except EdgekitError as error:
-        return row.model_copy(update={"status": "failed", "reason": str(error)})
-    return row.model_copy(update={"fidelity": judged.fidelity, "judged_by": judged.by})
-
-
-def _other_graph(
-    writer: BundleWriter,
-    captured: Captured,
-    targets: Sequence[Target],
-    options: ExportOptions,
-    scheme: Scheme,
-    progress: Progress,
-) -> Graph:
-    artifacts = []
-    for target in targets:
-        progress(f"{target.name}: {captured.program.name} in fp32")
-        artifacts.append(export_graph(writer, target, captured, options))
-    return record_graph(writer, captured.program, captured.reference, artifacts)
-
-
-def _add_rows(table: _Table, found: dict[str, Quantised], precision: str, job: Job) -> None:
-    for name, one in found.items():
-        if one.plain is not None:
-            table.rows.append(_row(name, job.plan.precision, one.plain))
-        variant = "mixed" if one.chosen.kept else job.plan.precision
-        table.rows.append(_row(name, variant, one.chosen))
-
-
-def _row(target: str, variant: str, attempt: Attempt) -> PrecisionRow:
-    artifact = attempt.artifact
-    return PrecisionRow(
-        target=target,
-        variant=variant,
-        status=artifact.status,
-        bytes=artifact.bytes,
-        kept=len(attempt.kept),
-        fidelity=attempt.judged.fidelity,
-        judged_by=attempt.judged.by,
-        reason=artifact.reason,
-    )
-
-
-def _info(
-    options: ExportOptions,
-    asked: QuantOptions,
-    calibration: Samples | None,
-    judge: SampleJudge,
-    job: Job,
-    table: _Table,
-) -> QuantisationInfo:
+def _info(options: ExportOptions, job: Job, table: PrecisionTable) -> QuantisationInfo:
+    asked, judge = options.quantisation, job.judge
     ranked = job.ranking() if job.ranking.cache_info().currsize or _wanted(options) else ()
     return QuantisationInfo(
         precision=options.precision,
         method=asked.method if job.plan.scheme == "static" else None,
-        calibration=_samples_info(calibration) if calibration else None,
+        calibration=_samples_info(job.calibration) if job.calibration else None,
         evaluation=_samples_info(judge.samples),
         labelled=judge.samples.classes is not None,
         reference=judge.reference,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+
+import numpy as np
 
 from ..models.spec import LoadedModel
 from ..quant.options import RANDOM, QuantOptions
-from ..quant.plan import Scheme
+from ..quant.plan import Arrays, Scheme
 from ..quant.samples import Contract, Samples, hold_back, open_samples, refuse_overlap
 from ..runtimes.labelled_pictures import TEST, TRAIN
+from ..runtimes.tasks import TASKS
 from .captured import Captured
 from .evaluate import labels_of
 from .real_samples import preparer
@@ -17,6 +20,7 @@ from .samples import random_inputs
 
 HELD_BACK = 128  # samples at most, where no evaluation is given
 LEAST = 2
+KEPT = 2**29  # bytes of prepared samples that stay in memory
 
 Progress = Callable[[str], None]
 
@@ -51,7 +55,7 @@ def calibration_and_evaluation(
     if source is None and evaluation is not None:
         return None, _checked(evaluation.draw(asked.evaluation_count))
     if source is None or (isinstance(source, str) and source == RANDOM):
-        calibration = _random(captured, asked.count + HELD_BACK)
+        calibration = _random(model, captured, asked.count + HELD_BACK)
     else:
         calibration = open_samples(source, contract, TRAIN, "calibration")
     if evaluation is None:
@@ -63,20 +67,52 @@ def calibration_and_evaluation(
     return (drawn if scheme == "static" else None), held
 
 
+def own_samples(captured: Captured) -> Samples:
+    """What the export itself verifies a graph with: for graphs that no file goes into."""
+    made = [_named(captured, sample.inputs.values()) for sample in captured.reference.samples]
+    return open_samples(made, _contract(captured), TRAIN, "evaluation").titled("made-up inputs")
+
+
 def _checked(samples: Samples) -> Samples:
-    """The samples, each made once now: a broken one is refused before anything is lowered."""
-    made = [samples[index] for index in range(len(samples))]
-    return replace(samples, read=made.__getitem__)
+    """The samples, each made once now: a broken one is refused before anything is lowered.
+
+    They are kept as far as :data:`KEPT` goes; the rest is made again each time.
+    """
+    kept: dict[int, Arrays] = {}
+    size = 0
+    for index in range(len(samples)):
+        made = samples[index]
+        size += sum(array.nbytes for array in made.values())
+        if size <= KEPT:
+            kept[index] = made
+    return replace(
+        samples, read=lambda index: kept[index] if index in kept else samples.read(index)
+    )
 
 
-def _random(captured: Captured, count: int) -> Samples:
-    spec = captured.spec
-    axes = {name: dict(limits) for name, limits in spec.dynamic.items()}
-    made = [random_inputs(spec.inputs, axes, seed=seed) for seed in range(count)]
-    names = [one.name for one in captured.program.inputs]
-    return open_samples(
-        [dict(zip(names, one.values(), strict=True)) for one in made],
-        Contract(captured.program.inputs, captured.program.dynamic),
-        TRAIN,
-        "random",
-    ).titled("random numbers")
+def _random(model: LoadedModel, captured: Captured, count: int) -> Samples:
+    """Random numbers of the sizes that the graph was captured with.
+
+    Where numbers drawn at random are no input (they make no partition of a sweep), what the
+    task makes up takes their place.
+    """
+    spec, known = captured.spec, TASKS.get(model.task.kind)
+    names = tuple(one.name for one in spec.inputs)
+    if known is not None and known.examples(model.task.params, names) is not None:
+        return own_samples(captured)
+    sizes = captured.reference.samples[0].inputs.values()
+    inputs = [
+        replace(one, shape=array.shape) for one, array in zip(spec.inputs, sizes, strict=True)
+    ]
+    made = [_named(captured, random_inputs(inputs, seed=seed).values()) for seed in range(count)]
+    return open_samples(made, _contract(captured), TRAIN, "random").titled("random numbers")
+
+
+def _named(captured: Captured, arrays: Iterable[np.ndarray]) -> Arrays:
+    """By the graph's names: those that are no identifiers were changed on capture."""
+    names = (one.name for one in captured.program.inputs)
+    return dict(zip(names, arrays, strict=True))
+
+
+def _contract(captured: Captured) -> Contract:
+    return Contract(captured.program.inputs, captured.program.dynamic)

@@ -51,6 +51,7 @@ def verify_artifact(
     interpret: Interpret | None = None,
     tolerance: Mapping[str, float] | None = None,
     notes: tuple[str, ...] = (),
+    unrun: tuple[str, ...] = (),
 ) -> tuple[Verification, str | None]:
     """Run an artifact on its runtime and hold its outputs against the reference.
 
@@ -62,7 +63,7 @@ def verify_artifact(
         runtime: which runtime; by default the one for the artifact's target.
         interpret: the target's own way to run it without the runtime.
         tolerance: bounds that replace some of the precision's own.
-        notes: what the target says about the check if nothing is run.
+        notes: what the target says of the artifact. unrun: and if nothing is run.
 
     Returns:
         the verification, and the effective precision if the artifact was run.
@@ -73,21 +74,21 @@ def verify_artifact(
     """
     bounds = thresholds(artifact.precision, tolerance)
 
-    def unrun(why: str) -> tuple[Verification, None]:
-        said = (*notes, f"not run here: {why}")
+    def not_run(why: str) -> tuple[Verification, None]:
+        said = (*notes, *unrun, f"not run here: {why}")
         return Verification(level=level, passed=True, thresholds=bounds, notes=said), None
 
     try:
         opened = open_to_judge(files, graph, artifact, runtime, interpret)
     except MissingBackendError as error:
-        return unrun(error.why or error.what)
+        return not_run(error.why or error.what)
     with opened.session as session:
         try:
             metrics, remarks = judge(session, reference, graph.picked)
         except UnsupportedError as error:
             if not opened.absent:
                 raise
-            return unrun(f"{opened.absent}; nor interpreted: {error.what}")
+            return not_run(f"{opened.absent}; nor interpreted: {error.what}")
         precision = session.effective_precision
     broken = failures(metrics, bounds)
     check = Verification(
@@ -96,7 +97,7 @@ def verify_artifact(
         metrics=metrics,
         thresholds=bounds,
         samples=reference.origins,
-        notes=(*opened.notes, *remarks, *broken),
+        notes=(*opened.notes, *notes, *remarks, *broken),
     )
     return check, precision
 
@@ -172,7 +173,7 @@ def judge(
                 found.append(_ASTRAY)
                 notes.append(f"{rows.unexplained} rows were picked that are no ties")
             elif rows.share < 1:
-                notes.append(f"{100 * rows.share:.0f} % of the rows that tie were picked by both")
+                notes.append(f"{100 * rows.share:.1f} % of the rows were picked by both; the others tie")
         for name, wanted in expected.items():
             found.append(_compare(name, outputs[name], wanted))
             if wanted.size > 1 and not np.ptp(wanted.astype(np.float64)):

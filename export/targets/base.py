@@ -33,7 +33,8 @@ class Lowered:
         operators: how often each operator occurs in the emitted program.
         details: facts worth keeping (opset, delegation, engines, recipe).
         effective_precision: what was emitted, where the target knows it without running.
-        notes: what a reader of the verification should know.
+        notes: what a reader of the verification should know of how it was made.
+        unrun: what was checked instead, where nothing can run it.
     """
 
     file: str
@@ -42,6 +43,7 @@ class Lowered:
     details: Mapping[str, Any] = field(default_factory=dict)
     effective_precision: str | None = None
     notes: tuple[str, ...] = ()
+    unrun: tuple[str, ...] = ()
 
 
 class Target(ABC):

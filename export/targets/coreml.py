@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import logging
 import re
 import uuid
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -22,6 +19,7 @@ from torch.utils._sympy.value_ranges import ValueRanges
 from edgekit.bundle import Files
 from edgekit.errors import ParityError, UnsupportedError
 from edgekit.manifest import Artifact, Graph, TensorSpec
+from edgekit.quiet import quiet
 
 from ...quant.plan import QuantPlan
 from ...runtimes.sessions.base import Session
@@ -57,21 +55,19 @@ class CoreMLTarget(Target):
 
     def lower_quantised(self, program: Program, plan: QuantPlan, folder: Path) -> Lowered:
         # fp16 is what every processor of an Apple device computes in.
-        with _quiet():
+        with quiet(stderr=True, level=logging.ERROR):
             model = compress(_convert(program, "fp16"), plan, kept_weights(program, plan))
         lowered = self._write(program, model, "fp16", folder)
         details = {"bits": plan.bits, "format": plan.weight_format}
         if plan.bits == 4 or plan.weight_format == "palettized":
             details["group_size"] = plan.group_size
-        notes = lowered.notes
-        if plan.scheme != "weights":
-            # coremltools would run the model to calibrate, which Apple systems alone can.
-            notes = ("weights only: activations stay in fp16", *notes)
+        # coremltools would run the model to calibrate, which Apple systems alone can.
+        only = ("weights only: activations stay in fp16",) if plan.scheme != "weights" else ()
         return replace(
             lowered,
             details={**lowered.details, "weights": details},
             effective_precision=f"fp16 ({plan.precision} weights)",
-            notes=notes,
+            notes=only,
         )
 
     def _write(self, program: Program, model: Any, precision: str, folder: Path) -> Lowered:
@@ -88,7 +84,7 @@ class CoreMLTarget(Target):
                 "minimum": "iOS 18, macOS 15",
                 "precision_ops": _arithmetic_types(spec),
             },
-            notes=(
+            unrun=(
                 "structure, operators, precision and contract checked; Core ML predicts on "
                 "Apple systems only, so no numbers were compared",
             ),
@@ -98,7 +94,7 @@ class CoreMLTarget(Target):
         self.check()
         from ..mil import InterpretedSession
 
-        with _quiet():
+        with quiet(stderr=True, level=logging.ERROR):
             return InterpretedSession(files, graph, artifact)
 
     def tap(
@@ -110,12 +106,12 @@ class CoreMLTarget(Target):
     ) -> dict[str, np.ndarray]:
         from ..mil import values_inside
 
-        with _quiet():
+        with quiet(stderr=True, level=logging.ERROR):
             return values_inside(files.folder(artifact.file or ""), names, inputs)
 
 
 def _convert(program: Program, precision: str) -> Any:
-    with _quiet():
+    with quiet(stderr=True, level=logging.ERROR):
         import coremltools as ct
 
         ready = rewrite_for_coreml(program.exported)
@@ -131,20 +127,6 @@ def _convert(program: Program, precision: str) -> Any:
             )
         except Exception as error:
             raise _explain(program, error) from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    # coremltools warns that its native library is absent (it is, off Apple systems), logs
-    # that this torch is newer than it has seen, and draws progress bars of its own.
-    previous = logging.root.manager.disable
-    logging.disable(logging.ERROR)  # its errors are raised as well
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(previous)
 
 
 def _state_ranges(ready: ExportedProgram, program: Program) -> None:

@@ -85,7 +85,7 @@ class TensorRTTarget(Target):
         """Save ``model``, which was made of ``program``, compile it, and say how."""
         extra = save_onnx(model, folder / "model.onnx")
         check_onnx(folder / "model.onnx")
-        engines, notes = self._compile(program, folder)
+        engines, unrun = self._compile(program, folder)
         recipe = {
             "onnx": "model.onnx",
             "precision": precision,
@@ -105,7 +105,7 @@ class TensorRTTarget(Target):
                 "engines": engines,
                 "recipe": RECIPE,
             },
-            notes=notes,
+            unrun=unrun,
         )
 
     def _compile(self, program: Program, folder: Path) -> tuple[list[dict], tuple[str, ...]]:
@@ -122,11 +122,11 @@ class TensorRTTarget(Target):
             "compute_capabilities": list(CAPABILITIES),
             "library": f"tensorrt-rtx {trt.__version__}",
         }
-        notes = (
+        unrun = (
             f"compiled by TensorRT for RTX for compute capabilities {', '.join(CAPABILITIES)}; "
             "no engine was run, so no numbers were compared",
         )
-        return [entry], notes
+        return [entry], unrun
 
 
 def _explain(model: onnx_ir.Model, error: ParserRefusedError) -> UnsupportedError:

@@ -1,5 +1,6 @@
 """Quantised exports: what leaves says what it cost, and a budget is a promise."""
 
+import importlib.util
 import json
 
 import numpy as np
@@ -18,6 +19,8 @@ from edgekit.export.round_weights import find_corrections, round_weights
 from edgekit.export.sensitivity import Simulation, rank_layers
 from edgekit.export.targets import onnx_int8
 from edgekit.export.targets.onnx_graph import to_onnx
+from edgekit.manifest import TaskInfo
+from edgekit.models.spec import GraphSpec, InputSpec, LoadedModel
 from edgekit.quant.options import QuantOptions
 from edgekit.quant.plan import QuantPlan
 from edgekit.runtimes import load
@@ -175,6 +178,87 @@ def test_mixed_keeps_the_most_sensitive_from_the_start(tmp_path):
     rows = {row["variant"]: row for row in result.comparison["rows"]}
     assert rows["mixed"]["kept"] == 1
     assert rows["mixed"]["nmse"] < rows["int8"]["nmse"]
+
+
+def test_mixed_with_a_back_end_that_is_missing(tmp_path, monkeypatch):
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        "edgekit.export.targets.need.find_spec",
+        lambda name: None if name == "executorch" else real(name),
+    )
+    result = quantised(tmp_path, ("executorch", "onnx"), precision="mixed", compare=())
+    assert [(t.status, t.exit_code) for t in result.targets] == [("unavailable", 3), ("ok", 0)]
+    assert "edgekit-toolkit[executorch]" in result.targets[0].reason
+
+
+def test_what_a_library_does_in_place_of_entropy_is_noted(tmp_path):
+    result = quantised(tmp_path, ("openvino", "onnx"), method="entropy", compare=())
+    notes = {t.target: t.graphs[0].verify["notes"] for t in result.targets}
+    assert any("NNCF has no entropy" in note for note in notes["openvino"])
+    assert not any("entropy" in note for note in notes["onnx"])
+
+
+class Several(nn.Module):
+    """A graph with an operator that ExecuTorch refuses, one that stands in, and another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 8, 3)
+        self.linear = nn.Linear(64, 64)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.split(image).sort(dim=-1).values
+
+    def split(self, image: torch.Tensor) -> torch.Tensor:
+        return self.convolution(image)
+
+    def other(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.linear(tokens)
+
+
+def several():
+    image = (InputSpec("image", "float32", (1, 3, 12, 12)),)
+    tokens = (InputSpec("tokens", "float32", (1, 4, 64)),)
+    return LoadedModel(
+        name="several",
+        source="several",
+        module=settle(Several()),
+        graphs=(
+            GraphSpec("other", tokens, ("features",), method="other"),
+            GraphSpec("whole", image, ("scores",), alternative="split"),
+            GraphSpec("split", image, ("scores",), method="split"),
+        ),
+        weights="random",
+        task=TaskInfo(kind="tensors", params={"graph": "whole"}),
+    )
+
+
+def schemes(result):
+    """Per target and graph, how it is quantised."""
+    return {
+        target.target: {g.name: (g.quantisation or {}).get("scheme") for g in target.graphs}
+        for target in result.targets
+    }
+
+
+def test_of_several_graphs_the_tasks_own_and_its_alternative_are_quantised(tmp_path):
+    result = quantised(tmp_path, ("onnx", "executorch"), several(), compare=("fp32",))
+    assert schemes(result) == {
+        "onnx": {"other": None, "whole": "static", "split": "static"},
+        "executorch": {"other": None, "split": "static"},
+    }
+    rows = {(row["target"], row["variant"]): row for row in result.comparison["rows"]}
+    for target in ("onnx", "executorch"):
+        assert rows[target, "fp32"]["nmse"] < 1e-9 < rows[target, "int8"]["nmse"] < 1e-2
+
+
+def test_with_weights_alone_every_graph_is_quantised(tmp_path):
+    result = quantised(
+        tmp_path, ("openvino",), several(), scheme="weights", calibration=None, compare=()
+    )
+    assert set(schemes(result)["openvino"].values()) == {"weights"}
+    for graph in result.targets[0].graphs:
+        assert graph.quantisation["fidelity"]["nmse"] > 1e-9
 
 
 @pytest.mark.parametrize("method", ["entropy", "percentile"])
