@@ -90,16 +90,20 @@ def save(digest: str, rows: Sequence[Mapping[str, Any]], machine: Mapping[str, A
         DeviceError: the store cannot be written (locked, damaged, no space).
     """
     records = [_record(digest, row, machine) for row in rows]
+    _insert(
+        "measurement (digest, host, runtime, threads, precision, p50_ms, figures, machine,"
+        " measured_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        records,
+    )
+
+
+def _insert(into: str, records: Sequence[tuple]) -> None:
     path = store_path()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _connect(path) as connection, connection:
             connection.executescript(_SCHEMA)
-            connection.executemany(
-                "INSERT INTO measurement (digest, host, runtime, threads, precision, p50_ms,"
-                " figures, machine, measured_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                records,
-            )
+            connection.executemany(f"INSERT INTO {into}", records)
     except (sqlite3.Error, OSError) as error:
         raise DeviceError(
             f"cannot write the measurements to {path}",
@@ -185,21 +189,8 @@ def save_precisions(
         DeviceError: the store cannot be written.
     """
     document = json.dumps({"rows": list(rows), "host": machine}, allow_nan=False)
-    path = store_path()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _connect(path) as connection, connection:
-            connection.executescript(_SCHEMA)
-            connection.execute(
-                "INSERT INTO precisions (digest, host, document) VALUES (?, ?, ?)",
-                (digest, host_fingerprint(), document),
-            )
-    except (sqlite3.Error, OSError) as error:
-        raise DeviceError(
-            f"cannot write the measurements to {path}",
-            str(error),
-            "if it is damaged, remove that file and measure again",
-        ) from error
+    record = (digest, host_fingerprint(), document)
+    _insert("precisions (digest, host, document) VALUES (?, ?, ?)", [record])
 
 
 def precisions_for(digest: str) -> dict[str, Any] | None:

@@ -6,11 +6,9 @@ tensors, so that no target has to know about keyword arguments, dictionaries or 
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import keyword
 import re
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +19,7 @@ from torch.utils import _pytree as pytree
 
 from edgekit.errors import EdgekitError, UnsupportedError, UsageError
 from edgekit.manifest import AxisRange, TensorSpec
+from edgekit.quiet import quiet
 
 from ..models.spec import GraphSpec, LoadedModel
 from .passes.surgery import rename_user_inputs
@@ -195,7 +194,7 @@ def _export(
     try:
         # Oblivious to sizes: that a map shrinks to one pixel in the example is no reason to
         # take it for one pixel at every size.
-        with torch.no_grad(), _quiet(), symbolic.patch(backed_size_oblivious=bool(axes)):
+        with torch.no_grad(), quiet(), symbolic.patch(backed_size_oblivious=bool(axes)):
             return torch.export.export(flat, tensors, dynamic_shapes=shapes, strict=False)
     except EdgekitError:
         raise
@@ -218,14 +217,6 @@ def _dims(axes: Mapping[int, tuple[int, int]], rank: int) -> tuple[Any, ...]:
 def _first_lines(error: Exception, limit: int = 400) -> str:
     text = " ".join(str(error).split())
     return text if len(text) <= limit else text[:limit] + " …"
-
-
-@contextlib.contextmanager
-def _quiet() -> Any:
-    # torch.export warns about its own deprecated internals; none of it is the user's doing.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def _program(

@@ -51,6 +51,20 @@ class Program:
         args, _ = self.exported.example_inputs
         return tuple(args)
 
+    def dynamic_shapes(self) -> tuple[tuple[object, ...], ...] | None:
+        """The sizes of the flat inputs as ``torch.export`` wants them; None if all are fixed."""
+        if not self.dynamic:
+            return None
+        from torch.export import Dim
+
+        def size(axis: int | str) -> object:
+            if isinstance(axis, int):
+                return Dim.STATIC
+            limits = self.dynamic[axis]
+            return Dim.DYNAMIC(min=limits.min, max=limits.max)
+
+        return tuple(tuple(size(axis) for axis in spec.shape) for spec in self.inputs)
+
 
 def describe_node(node: Node) -> str:
     """A node as a user finds it again: operator, module path and source line.

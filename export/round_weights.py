@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx import Interpreter, Node
 
@@ -86,11 +85,8 @@ def round_weights(
             node.args = (*node.args[:2], added, *node.args[3:])
         elif bias.name in tensors and len(bias.users) == 1:
             store(bias, tensors[bias.name].detach() + correction.bias)
-    return program.with_exported(_rebuilt(exported, module, state, constants, specs))
-
-
-def _rebuilt(exported: ExportedProgram, module: Any, state: Any, constants: Any, specs: Any) -> Any:
-    return rebuild(exported, module, state=state, constants=constants, inputs=specs)
+    rebuilt = rebuild(exported, module, state=state, constants=constants, inputs=specs)
+    return program.with_exported(rebuilt)
 
 
 class _Observer(Interpreter):
@@ -138,15 +134,17 @@ class _Observer(Interpreter):
         args, kwargs = self.fetch_args_kwargs_from_env(node)
         output = node.target(*args, **kwargs)
         args = list(args)
-        args[1] = self._weights[node.name]
+        weight = args[1] = self._weights[node.name]
         error = output - node.target(*args, **kwargs)
-        channel = 1 if node.target in CONVOLUTIONS else error.ndim - 1
+        # Behind the channels of a convolution come as many axes as its kernel has.
+        kernel = weight.ndim - 2 if node.target in CONVOLUTIONS else 0
+        channel = error.ndim - kernel - 1
         mean = error.mean([axis for axis in range(error.ndim) if axis != channel])
         self._sums[node.name] = self._sums.get(node.name, 0.0) + mean
         return output
 
 
 def _roundable(node: Node) -> bool:
-    """Not a transposed convolution in groups: libraries differ in what its channels are."""
-    transposed = "transpose" in str(node.target) or node.target is _ATEN.convolution.default
-    return not transposed
+    """Not a transposed convolution: libraries differ in what its channels are."""
+    may_be_transposed = node.target is _ATEN.convolution.default
+    return not (may_be_transposed or "transpose" in str(node.target))

@@ -92,8 +92,11 @@ def _retrace(program: Program, precision: str) -> Program:
             _drop_assertions(inner)
             _narrow_softmax(inner, DTYPES[precision])
             outer = CastGraph(inner, DTYPES[precision], [spec.dtype for spec in program.outputs])
+            shapes = program.dynamic_shapes()
+            # One tuple for the parameter `*tensors`.
+            shapes = None if shapes is None else (shapes,)
             exported = torch.export.export(
-                outer, program.example_inputs(), dynamic_shapes=_shapes(program), strict=False
+                outer, program.example_inputs(), dynamic_shapes=shapes, strict=False
             )
             _refuse_mixed(exported.graph)
             _copy_origins(program.exported.graph, exported.graph)
@@ -182,18 +185,3 @@ def _table(precision: str) -> dict:
         return {}
     table = torch.export.default_decompositions()
     return {operator: table[operator] for operator in _WITHOUT_BF16}
-
-
-def _shapes(program: Program) -> tuple | None:
-    if not program.dynamic:
-        return None
-    dim = torch.export.Dim
-
-    def size(axis: int | str) -> object:
-        if isinstance(axis, int):
-            return dim.STATIC
-        limits = program.dynamic[axis]
-        return dim.DYNAMIC(min=limits.min, max=limits.max)
-
-    # One tuple for the parameter `*tensors`.
-    return (tuple(tuple(size(axis) for axis in spec.shape) for spec in program.inputs),)

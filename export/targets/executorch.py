@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import re
-import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import UnsupportedError
+from edgekit.quiet import quiet
 
 from ...quant.plan import QuantPlan
 from ..passes.cast_precision import cast_precision
@@ -62,7 +61,7 @@ class ExecuTorchTarget(Target):
     def _write(self, program: Program, own: ExportedProgram, folder: Path) -> Lowered:
         """Lower ``own``, which was made of ``program``, as it is."""
         try:
-            with _quiet(), _shared_history():
+            with quiet(), _shared_history():
                 from executorch.backends.xnnpack.partition.xnnpack_partitioner import (
                     XnnpackPartitioner,
                 )
@@ -82,18 +81,6 @@ class ExecuTorchTarget(Target):
             else dict(kept),
             details={"backend": "XNNPACK", **shares},
         )
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    previous = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(previous)
 
 
 @contextlib.contextmanager

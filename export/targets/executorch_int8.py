@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
-import logging
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from edgekit.errors import UnsupportedError
+from edgekit.quiet import quiet
 
 from ...quant.plan import PERCENTILE, QuantPlan
 from ..layers import CONVOLUTIONS, LINEARS
@@ -47,10 +44,11 @@ def quantise(program: Program, plan: QuantPlan) -> ExportedProgram:
     need("torchao", "executorch", "torchao, which quantises for ExecuTorch")
     ready = rewrite_for_xnnpack(program.exported)
     try:
-        with quiet(), torch.no_grad():
+        with quiet(stderr=True), torch.no_grad():
             module = _quantised_module(ready.module(), program, plan)
+            shapes = program.dynamic_shapes()
             exported = torch.export.export(
-                module, program.example_inputs(), dynamic_shapes=shapes(program), strict=False
+                module, program.example_inputs(), dynamic_shapes=shapes, strict=False
             )
     except Exception as error:
         raise UnsupportedError(
@@ -147,6 +145,7 @@ def _clamping(base: type) -> type:
 
     return ClampingQuantizer
 
+
 def _chosen(program: Program, plan: QuantPlan) -> Callable[[Node], bool]:
     """Which nodes are quantised: layers of the common graph and what joins them, but not the
     kept ones and what consumes those. (The weights of a chosen layer are asked about, too.)"""
@@ -203,31 +202,3 @@ def notes(plan: QuantPlan) -> tuple[str, ...]:
     if plan.scheme == "static" and plan.method == "entropy":
         return ("torchao has no entropy: ranges minimise the squared error over a histogram",)
     return ()
-
-
-def shapes(program: Program) -> tuple | None:
-    """The program's dynamic axes as ``torch.export`` wants them for flat arguments."""
-    if not program.dynamic:
-        return None
-    dim = torch.export.Dim
-
-    def size(axis: int | str) -> object:
-        if isinstance(axis, int):
-            return dim.STATIC
-        limits = program.dynamic[axis]
-        return dim.DYNAMIC(min=limits.min, max=limits.max)
-
-    return tuple(tuple(size(axis) for axis in spec.shape) for spec in program.inputs)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without torchao's remarks on its own native parts."""
-    previous = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(previous)

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from edgekit.errors import UnsupportedError
+from edgekit.quiet import quiet
 
 from ..passes.rewrite_for_xnnpack import rewrite_for_xnnpack
 from ..passes.surgery import rename_user_inputs
 from ..program import Program
 from .base import shorten
-from .executorch_int8 import quiet, shapes
 from .need import need
 
 if TYPE_CHECKING:
@@ -65,10 +65,11 @@ def quantise_weights(
             "no linear layer that is not kept has a constant weight",
         )
     try:
-        with quiet(), torch.no_grad():
+        with quiet(stderr=True), torch.no_grad():
             counts = _quantise(module, layers, plan)
+            shapes = program.dynamic_shapes()
             exported = torch.export.export(
-                module, program.example_inputs(), dynamic_shapes=shapes(program), strict=False
+                module, program.example_inputs(), dynamic_shapes=shapes, strict=False
             )
     except Exception as error:
         raise UnsupportedError(

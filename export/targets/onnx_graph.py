@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import ast
-import contextlib
-import io
-import logging
-import warnings
 from collections import Counter
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from edgekit.errors import UnsupportedError
+from edgekit.quiet import quiet
 
 from ..program import Program, describe_place, own_line, without_wrapper
 from .base import refuse, shorten
@@ -53,7 +49,7 @@ def _convert(program: Program) -> onnx_ir.Model:
     import torch
 
     try:
-        with _quiet(), torch.no_grad():
+        with quiet(stdout=True), torch.no_grad():
             result = torch.onnx.export(
                 program.exported,
                 (),
@@ -88,19 +84,6 @@ def _origin(node: onnx_ir.Node) -> str:
     name = scopes[-1] if scopes else node.name or ""
     line = own_line(known.get("pkg.torch.onnx.stack_trace", ""))
     return describe_place(operator, name, module, line)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    # The exporter prints progress to stdout, and logs and warns about its own internals.
-    previous = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(previous)
 
 
 def _explain(program: Program, error: Exception) -> UnsupportedError:

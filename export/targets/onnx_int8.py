@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from edgekit.errors import UnsupportedError
+from edgekit.quiet import quiet
 
 from ...quant.plan import PERCENTILE, Arrays, QuantPlan
 from .base import shorten
@@ -68,7 +66,7 @@ def quantise(model: onnx_ir.Model, plan: QuantPlan, symmetric: bool = False) -> 
     """
     need("onnx", "export", "the ONNX exporter")
     kept = [*kept_nodes(model, plan.kept), *_with_constants(model)]
-    with tempfile.TemporaryDirectory(prefix="edgekit-int8-") as folder, _quiet():
+    with tempfile.TemporaryDirectory(prefix="edgekit-int8-") as folder, quiet(stdout=True):
         source, result = Path(folder) / "model.onnx", Path(folder) / "quantised.onnx"
         save_onnx(model, source)
         try:
@@ -216,14 +214,3 @@ def _read(path: Path) -> onnx_ir.Model:
     model.metadata_props.clear()
     model.graph.metadata_props.clear()
     return model
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    previous = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # advice to pre-process, which the common pipeline has done
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logging.disable(previous)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import io
-import logging
 import os
 from collections.abc import Iterator
 from typing import Any
+
+from edgekit.quiet import quiet
 
 from .need import need
 
@@ -25,13 +25,8 @@ def silent_nncf() -> Iterator[Any]:
     """
     need("nncf", "quant", "NNCF, which quantises for OpenVINO")
     os.environ.setdefault(_NO_REPORTS, "1")
-    previous = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # it has handlers of its own
-    try:
-        # Its progress bars go to stdout, where --json has the floor.
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            import nncf
+    # Its progress bars go to stdout, where --json has the floor; its log has its own handlers.
+    with quiet(stdout=True, stderr=True):
+        import nncf
 
-            yield nncf
-    finally:
-        logging.disable(previous)
+        yield nncf

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from edgekit.errors import InputError, MissingBackendError, UnsupportedError
+from edgekit.quiet import quiet
 
 from ..spec import GraphSpec, InputSpec, LoadedModel
 from . import SourceOptions, refuse_resolution, refuse_weights
@@ -47,7 +43,7 @@ def load_gguf(text: str, options: SourceOptions) -> LoadedModel:
     path = Path(text)
     _check_file(path)
     transformers = _library()
-    with _quiet():
+    with quiet(stderr=True):
         config = _read_config(transformers, path)
         module = _with_weights(transformers, path, config)
     inputs = tuple(options.inputs)
@@ -145,16 +141,3 @@ def _graph(config: Any) -> GraphSpec:
         outputs=("logits",),
         dynamic={"input_ids": axes, "attention_mask": axes},
     )
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without progress bars and remarks on what of the metadata was not needed."""
-    previous = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(previous)
