@@ -37,7 +37,8 @@ def rewrite_for_xnnpack(program: ExportedProgram) -> ExportedProgram:
 
     Rules: those of the passes, in their order. After them:
         1. A stored constant becomes a buffer: ExecuTorch cannot put a constant that several
-           delegates use into any of them.
+           delegates use into any of them. So does a buffer that no checkpoint holds: XNNPACK's
+           own rewriting of one-dimensional convolutions refuses it as a weight.
     """
     for step in _STEPS:
         program = step()(program)
@@ -47,7 +48,8 @@ def rewrite_for_xnnpack(program: ExportedProgram) -> ExportedProgram:
 def _store_as_buffers(program: ExportedProgram) -> ExportedProgram:
     state, constants, specs = dict(program.state_dict), dict(program.constants), []
     for spec in program.graph_signature.input_specs:
-        if spec.kind is InputKind.CONSTANT_TENSOR:
+        unsaved = spec.kind is InputKind.BUFFER and not spec.persistent
+        if unsaved or spec.kind is InputKind.CONSTANT_TENSOR:
             state[spec.target] = constants.pop(spec.target)
             spec = replace(spec, kind=InputKind.BUFFER, persistent=True)
         specs.append(spec)
