@@ -173,7 +173,7 @@ def judge(
                 found.append(_ASTRAY)
                 notes.append(f"{rows.unexplained} rows were picked that are no ties")
             elif rows.share < 1:
-                notes.append(f"{100 * rows.share:.1f} % of the rows were picked by both; the others tie")
+                notes.append(f"{100 * rows.share:.1f} % of the rows were picked by both")
         for name, wanted in expected.items():
             found.append(_compare(name, outputs[name], wanted))
             if wanted.size > 1 and not np.ptp(wanted.astype(np.float64)):

@@ -49,35 +49,24 @@ class Boxes:
         return Boxes(self.boxes[which], self.scores[which], self.classes[which], velocities)
 
 
-def best_centres(
-    scores: np.ndarray, boxes: np.ndarray, overlap: np.ndarray, count: int
+def candidates(
+    scores: np.ndarray,
+    boxes: np.ndarray,
+    overlap: np.ndarray,
+    classes: np.ndarray,
+    cells: np.ndarray,
 ) -> tuple[Boxes, np.ndarray]:
-    """The best pairs of cell and class of a centre head.
+    """What a head picked, best first; of equal scores the earlier cell's comes first.
 
     Args:
-        scores: (cells, classes). boxes: (cells, 8 or more): x, y, z, sides, cosine and sine
-            of the heading, perhaps a velocity. overlap: (cells, 1), -1 to 1.
-        count: how many; at equal scores the earlier cell comes first.
+        scores: (Q, 1). boxes: (Q, 8 or more): x, y, z, sides, cosine and sine of the heading,
+            perhaps a velocity. overlap: (Q, 1), -1 to 1. classes, cells: (Q,).
 
     Returns:
-        the boxes, best first, and (count,) their expected overlap.
+        the boxes, and (Q,) their expected overlap.
     """
-    flat = scores.ravel()
-    count = min(count, flat.size)
-    edge = np.partition(flat, flat.size - count)[flat.size - count]
-    above = np.flatnonzero(flat > edge)
-    level = np.flatnonzero(flat == edge)[: count - above.size]
-    chosen = np.sort(np.concatenate([above, level]))
-    chosen = chosen[np.argsort(-flat[chosen], kind="stable")]
-    cell, classes = np.divmod(chosen, scores.shape[1])
-    return _boxes(boxes[cell], flat[chosen], classes), overlap[cell, 0]
-
-
-def queried(
-    scores: np.ndarray, boxes: np.ndarray, overlap: np.ndarray, classes: np.ndarray
-) -> tuple[Boxes, np.ndarray]:
-    """The boxes of a query head: (Q, 1) scores, (Q, 8 or more), (Q, 1), (Q,)."""
-    return _boxes(boxes, scores[:, 0], classes), overlap[:, 0]
+    order = np.lexsort((classes, cells, -scores[:, 0]))
+    return _boxes(boxes[order], scores[order, 0], classes[order]), overlap[order, 0]
 
 
 def _boxes(raw: np.ndarray, scores: np.ndarray, classes: np.ndarray) -> Boxes:

@@ -19,6 +19,8 @@ from typing import Final
 
 import numpy as np
 
+from .map_sites import map_inputs
+
 Triple = tuple[int, int, int]
 
 GROUP: Final = 4
@@ -39,6 +41,7 @@ class Layout:
         window_factor: how much larger windows are in the shifted partition.
         shift: of that partition, in voxels.
         z_strides: between stages, how many voxels are pooled in z.
+        map_strides, upsample: as in :func:`.map_sites.map_inputs`.
     """
 
     point_range: tuple[float, float, float, float, float, float]
@@ -48,6 +51,8 @@ class Layout:
     window_factor: Triple
     shift: Triple
     z_strides: tuple[int, ...] = ()
+    map_strides: tuple[tuple[int, ...], ...] = ()
+    upsample: tuple[float, ...] = ()
 
     @property
     def grid(self) -> Triple:
@@ -263,18 +268,6 @@ def pooled(number: np.ndarray, layout: Layout, stage: int) -> tuple[np.ndarray, 
     return coarse[first], pool
 
 
-def map_rows(number: np.ndarray, grid: Triple) -> np.ndarray:
-    """(ny * nx,) int64, row by row: the voxel in each cell of the map, N where there is none.
-
-    ``number`` is of a grid one voxel high.
-    """
-    nx, ny, _ = grid
-    rows = np.full(ny * nx, number.size, np.int64)
-    x, y = np.divmod(number, ny)
-    rows[y * nx + x] = np.arange(number.size)
-    return rows
-
-
 def network_inputs(points: np.ndarray, voxels: Voxels, layout: Layout) -> dict[str, np.ndarray]:
     """All that the split graph takes, by name.
 
@@ -291,5 +284,4 @@ def network_inputs(points: np.ndarray, voxels: Voxels, layout: Layout) -> dict[s
             found[f"cells_{stage}_{shift}"] = one.cells
         if stage < len(layout.z_strides):
             number, found[f"pool_{stage}"] = pooled(number, layout, stage)
-    found["map_rows"] = map_rows(number, layout.grid)
-    return found
+    return found | map_inputs(number, layout.grid, layout.map_strides, layout.upsample)

@@ -16,6 +16,9 @@ Triple = tuple[int, int, int]
 POINT_GROUP = 4
 MERGES = (8, 16)
 
+# Of the map's residual network: each stage's blocks by their stride.
+BLOCK_STRIDES = ((1, 1), (2, 1, 1), (2, 1, 1))
+
 
 @dataclass(frozen=True)
 class DSVTConfig:

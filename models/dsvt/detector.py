@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from . import partition
-from .bev import UP_WIDTH, BEVBackbone, to_map
+from .bev import UP_WIDTH, BEVBackbone
 from .center_head import CenterHead
-from .config import DSVTConfig
+from .config import BLOCK_STRIDES, DSVTConfig
 from .inputs import input_names
+from .map_sites import BlockSites, MapSites, map_sites
 from .transformer import Partition, Stage, Transformer
 from .transfusion_head import TransFusionHead
 from .voxel_features import VoxelFeatures, grouped_maximum, scattered_maximum
@@ -40,7 +41,8 @@ class DSVT(nn.Module):
         x = self.vfe(features, scattered_maximum(voxels.point, voxels.number.shape[0]))
         stages, last = partition.stages(voxels.number, self.config)
         rows = partition.map_rows(last, self.config.grid)
-        return self.detect(self.backbone_3d(x, stages), rows)
+        sites = map_sites(rows, last.shape[0], self.shape, BLOCK_STRIDES, self.config.upsample)
+        return self.detect(self.backbone_3d(x, stages), sites)
 
     def split(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """The same from what :mod:`edgekit.runtimes.partition` prepares.
@@ -52,12 +54,26 @@ class DSVT(nn.Module):
         merges = [given[name] for name in given if name.startswith("merge_")]
         x = self.vfe(given["points"], grouped_maximum(merges, given["voxel_rows"]))
         stages = [self._stage(given, stage) for stage in range(self.config.stages)]
-        return self.detect(self.backbone_3d(x, stages), given["map_rows"])
+        return self.detect(self.backbone_3d(x, stages), self.sites(given))
 
-    def detect(self, x: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
+    def detect(self, x: Tensor, sites: MapSites) -> tuple[Tensor, ...]:
         """From features of pillars (N, C) to what the head gives."""
+        return self.dense_head(self.backbone_2d.sparse(x, sites, self.shape))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height (y) and width (x) of the map."""
         width, height, _ = self.config.grid
-        return self.dense_head(self.backbone_2d(to_map(x, rows, (height, width))))
+        return height, width
+
+    @staticmethod
+    def sites(given: dict[str, Tensor]) -> MapSites:
+        """The rows of the map that are computed, from the split graph's inputs by name."""
+        blocks = tuple(
+            BlockSites(*(given[name] for name in (f"taps_{b}_0", f"taps_{b}_1", f"middles_{b}")))
+            for b in range(sum(map(len, BLOCK_STRIDES)))
+        )
+        return MapSites(blocks, tuple(given[f"map_rows_{s}"] for s in range(len(BLOCK_STRIDES))))
 
     def _stage(self, given: dict[str, Tensor], stage: int) -> Stage:
         parts = tuple(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgekit.manifest import TaskInfo
+from edgekit.manifest import PickedRows, TaskInfo
 
 from ..spec import LABELS, GraphSpec, InputSpec, ModelSpec
-from .config import CONFIGS, DSVTConfig
+from .config import BLOCK_STRIDES, CONFIGS, DSVTConfig
 from .inputs import described
 
 # More points are refused: eleven sweeps of the densest sensors.
@@ -25,7 +25,6 @@ _FIGURES = {
 _DECODING: dict[str, dict[str, Any]] = {
     "center": {
         "score_threshold": 0.1,
-        "candidates": 500,
         "limits": [-80.0, -80.0, -10.0, 80.0, 80.0, 10.0],
         "overlap_exponents": [0.68, 0.71, 0.65],
         "suppression": {
@@ -37,7 +36,6 @@ _DECODING: dict[str, dict[str, Any]] = {
     },
     "transfusion": {
         "score_threshold": 0.0,
-        "candidates": 200,
         "limits": [-61.2, -61.2, -10.0, 61.2, 61.2, 10.0],
         "overlap_exponents": [0.5] * 10,
         "suppression": {
@@ -50,9 +48,10 @@ _DECODING: dict[str, dict[str, Any]] = {
     },
 }
 _OUTPUTS = {
-    "center": ("scores", "boxes", "iou"),
-    "transfusion": ("scores", "boxes", "iou", "classes"),
+    "center": ("scores", "boxes", "iou", "classes", "cells"),
+    "transfusion": ("scores", "boxes", "iou", "classes", "cells", "peaks"),
 }
+_PICKED_BY = {"center": "scores", "transfusion": "peaks"}
 
 
 def graphs_of(config: DSVTConfig) -> tuple[GraphSpec, ...]:
@@ -60,6 +59,7 @@ def graphs_of(config: DSVTConfig) -> tuple[GraphSpec, ...]:
     inputs = tuple(described(config))
     points = InputSpec("points", "float32", (_EXAMPLE_POINTS, 5))
     outputs = _OUTPUTS[config.head]
+    picked = PickedRows(keys=("classes", "cells"), by=_PICKED_BY[config.head])
     return (
         GraphSpec(
             name="split",
@@ -67,6 +67,7 @@ def graphs_of(config: DSVTConfig) -> tuple[GraphSpec, ...]:
             outputs=outputs,
             method="split",
             dynamic={spec.name: dict(sizes) for spec, sizes in inputs if sizes},
+            picked=picked,
         ),
         GraphSpec(
             name="whole",
@@ -74,6 +75,7 @@ def graphs_of(config: DSVTConfig) -> tuple[GraphSpec, ...]:
             outputs=outputs,
             dynamic={"points": {0: (1, MOST_POINTS)}},
             alternative="split",
+            picked=picked,
         ),
     )
 
@@ -88,6 +90,8 @@ def task_of(config: DSVTConfig) -> TaskInfo:
         "window_factor": list(config.window_factor),
         "shift": list(config.shift),
         "z_strides": list(config.z_strides),
+        "map_strides": [list(strides) for strides in BLOCK_STRIDES],
+        "upsample": list(config.upsample),
     }
     params = {
         "graph": "whole",

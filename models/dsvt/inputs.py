@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..spec import InputSpec
-from .config import MERGES, POINT_GROUP, DSVTConfig
+from .config import BLOCK_STRIDES, MERGES, POINT_GROUP, DSVTConfig
 
 _FEATURES = 11
 
 # Of an example sweep; any other will do, since all of these vary.
-_GROUPS, _MERGED, _VOXELS, _SETS = 2000, 64, 1000, 64
+_GROUPS, _MERGED, _VOXELS, _SETS, _SITES = 2000, 64, 1000, 64, 8000
 
 # The most that a graph must be ready for. Runtimes that plan their memory ahead (ExecuTorch)
 # reserve address space for it, so these are what a dense 360 degree sweep can need, twice.
 MOST_GROUPS, MOST_VOXELS, MOST_SETS = 1 << 18, 1 << 16, 1 << 13
 MOST_MERGED, MOST_CROWDS, MOST_PARTS = 1 << 16, 1 << 8, 1 << 9
+# Rows for empty cells, by how near the border is: up to 10 cells at the third stage.
+MOST_KINDS = 21**2
 
 Sizes = dict[int, tuple[int, int]]
 
@@ -31,7 +33,8 @@ def described(config: DSVTConfig) -> Iterator[tuple[InputSpec, Sizes]]:
     ``points`` (G, g, 11) are features of points in groups that share a voxel; ``merge_k`` and
     ``voxel_rows`` say how groups become voxels; ``sets``, ``slots``, ``cells`` of a stage and
     a shift are as in :class:`.transformer.Partition`; ``pool`` of a stage says how its voxels
-    become the next one's; ``map_rows`` which voxel lies in each cell of the map.
+    become the next one's; ``taps``, ``middles`` and ``map_rows`` are as in
+    :func:`edgekit.runtimes.map_sites.map_inputs`.
     """
     groups, merged, voxels = (1, MOST_GROUPS), (1, MOST_MERGED), (1, MOST_VOXELS)
     yield InputSpec("points", "float32", (_GROUPS, POINT_GROUP, _FEATURES)), {0: groups}
@@ -51,5 +54,18 @@ def described(config: DSVTConfig) -> Iterator[tuple[InputSpec, Sizes]]:
         if stage < len(config.z_strides):
             pool = InputSpec(f"pool_{stage}", "int64", (_VOXELS, config.z_strides[stage]))
             yield pool, {0: voxels}
-    width, height, _ = config.grid
-    yield InputSpec("map_rows", "int64", (width * height,)), {}
+    yield from _of_the_map(config)
+
+
+def _of_the_map(config: DSVTConfig) -> Iterator[tuple[InputSpec, Sizes]]:
+    shape, block = config.grid[:2], 0
+    for stage, (strides, factor) in enumerate(zip(BLOCK_STRIDES, config.upsample, strict=True)):
+        for stride in strides:
+            shape = tuple(-(-side // stride) for side in shape)
+            rows = (1, shape[0] * shape[1] + MOST_KINDS)
+            for layer in range(2):
+                yield InputSpec(f"taps_{block}_{layer}", "int64", (_SITES, 9)), {0: rows}
+            yield InputSpec(f"middles_{block}", "int64", (_SITES,)), {0: rows}
+            block += 1
+        cells = shape[0] * shape[1] * max(round(factor), 1) ** 2
+        yield InputSpec(f"map_rows_{stage}", "int64", (cells,)), {}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .attention import MASKED, Projections
+from .bev import joined
 from .config import DSVTConfig
 from .partition import floor_divide
 
@@ -121,7 +122,7 @@ class Predictions(nn.Module):
 class TransFusionHead(nn.Module):
     """``dense_head`` of the nuScenes detector."""
 
-    outputs = ("scores", "boxes", "iou", "classes")
+    outputs = ("scores", "boxes", "iou", "classes", "cells", "peaks")
 
     def __init__(self, config: DSVTConfig, inputs: int) -> None:
         super().__init__()
@@ -134,15 +135,17 @@ class TransFusionHead(nn.Module):
         self.decoder = Decoder()
         self.prediction_head = Predictions(classes)
 
-    def maps(self, x: Tensor) -> dict[str, Tensor]:
+    def maps(self, maps: list[Tensor]) -> dict[str, Tensor]:
         """Each output as it is before decoding, and what the queries are.
 
         Returns:
             per query the ``prediction_head``'s outputs (1, channels, Q), the centre with the
             query's place added; ``peaks`` (Q,) of the heat map; ``query_labels`` (Q,);
+            ``query_cells`` (Q,);
             ``dense_heatmap`` (1, classes, x, y).
         """
-        shared = self.shared_conv(x.transpose(2, 3).contiguous())
+        conv = self.shared_conv
+        shared = joined(maps, conv.weight, conv.bias, transposed=True).transpose(2, 3).contiguous()
         heat = self.heatmap_head(shared)
         cells = shared.flatten(2)[0].transpose(0, 1)
         peaks, index = thinned(F.sigmoid(heat)).flatten().topk(QUERIES)
@@ -158,27 +161,29 @@ class TransFusionHead(nn.Module):
         query = self.decoder(query, place, placed, keys, bias)
         found = self.prediction_head(query)
         found["center"] = found["center"] + place.transpose(0, 1)[None]
-        return found | {"peaks": peaks, "query_labels": label, "dense_heatmap": heat}
+        picked = {"peaks": peaks, "query_labels": label, "query_cells": cell}
+        return found | picked | {"dense_heatmap": heat}
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Per query, best peak first: score, box, expected overlap, class.
+    def forward(self, maps: list[Tensor]) -> tuple[Tensor, ...]:
+        """Per query, best peak first: score, box, expected overlap, and which peak it was.
 
         Returns:
-            (Q, 1) probabilities; (Q, 10) x, y, z of the box's middle, length, width, height
-            in metres, cosine and sine of the heading, velocity along x and y in m/s; (Q, 1)
-            overlap from -1 to 1; (Q,) class indices.
+            scores (Q, 1), probabilities; boxes (Q, 10): x, y, z of the box's middle, length,
+            width, height in metres, cosine and sine of the heading, velocity along x and y in
+            m/s; iou (Q, 1),
+            overlap from -1 to 1; classes and cells (Q,); peaks (Q,) of the heat map.
         """
-        maps = self.maps(x)
-        flat = {name: maps[name][0].transpose(0, 1) for name in (*OUTPUTS, "heatmap")}
-        label = maps["query_labels"]
-        score = F.sigmoid(flat["heatmap"]).gather(1, label[:, None]) * maps["peaks"][:, None]
+        found = self.maps(maps)
+        flat = {name: found[name][0].transpose(0, 1) for name in (*OUTPUTS, "heatmap")}
+        label, peaks = found["query_labels"], found["peaks"]
+        score = F.sigmoid(flat["heatmap"]).gather(1, label[:, None]) * peaks[:, None]
         size = torch.tensor(self.config.voxel_size[:2])
         centre = flat["center"] * STRIDE * size + torch.tensor(self.config.point_range[:2])
         dims = flat["dim"].exp()
         height = flat["height"] - dims[:, 2:] * 0.5
         turned = flat["rot"].flip(1)  # the head gives the sine first
         boxes = torch.cat([centre, height, dims, turned, flat["vel"]], dim=1)
-        return score, boxes, flat["iou"], label
+        return score, boxes, flat["iou"], label, found["query_cells"], peaks
 
     def _places(self) -> Tensor:
         """(side * side, 2): x and y of each cell's middle."""

@@ -136,8 +136,7 @@ class LidarDetection(Task):
         self.labels = Labels.read(bundle, self.params.labels)
         self.deployment = WHOLE if len(session.inputs) == 1 else SPLIT
         find_tensor(session.inputs, "points", "input")
-        names = ["scores", "boxes", "iou"]
-        names += ["classes"] if self.params.head == "transfusion" else []
+        names = ("scores", "boxes", "iou", "classes", "cells")
         self._outputs = [find_tensor(session.outputs, name, "output").name for name in names]
         params = self.params.suppression
         self._rule = lidar_decoder.Suppression(
@@ -204,10 +203,7 @@ class LidarDetection(Task):
         values = [outputs[name] for name in self._outputs]
         self._check(values)
         params = self.params
-        if params.head == "center":
-            found, overlap = lidar_decoder.best_centres(*values, params.candidates)
-        else:
-            found, overlap = lidar_decoder.queried(*values)
+        found, overlap = lidar_decoder.candidates(*values)
         kept = lidar_decoder.within(found, params.score_threshold, params.limits)
         found = lidar_decoder.rectified(found, overlap, params.overlap_exponents)[kept]
         found = lidar_decoder.suppressed(found, self._rule)
@@ -242,8 +238,7 @@ class LidarDetection(Task):
     def _check(self, values: list[np.ndarray]) -> None:
         classes = len(self.params.suppression.thresholds)
         scores, boxes = values[:2]
-        wide = classes if self.params.head == "center" else 1
-        fits = scores.ndim == boxes.ndim == 2 and scores.shape[1] == wide and boxes.shape[1] >= 8
+        fits = scores.ndim == boxes.ndim == 2 and scores.shape[1] == 1 and boxes.shape[1] >= 8
         if not fits or any(len(value) != len(scores) for value in values):
             raise BundleError(
                 f"the task of {self.bundle.path} does not fit its graph",
@@ -266,13 +261,9 @@ class LidarDetection(Task):
         Numbers drawn at random make no partition, and so no example of a split graph.
 
         Args:
-            end: ``min``: a single point (for a query head another sparse sweep); ``max``:
-                a full sweep; None: a sparse one.
+            end: ``min``: a single point; ``max``: a full sweep; None: a sparse one.
         """
         parsed = _parsed(params, "(being made)")
-        if end == "min" and parsed.head == "transfusion":
-            # In an empty map most peaks are equal, and no two runtimes pick the same 200.
-            end = "other"
         points, what = _example(end, parsed.layout.point_range)
         inputs = (
             {"points": points}
@@ -289,7 +280,7 @@ def _example(end: str | None, point_range: Sequence[float]) -> tuple[np.ndarray,
         return np.array([[*place, 0.2, 0.1]], np.float32), "a sweep of one point"
     low, high = np.array(point_range[:3]), np.array(point_range[3:])
     rings, steps = (64, 1800) if end == "max" else (24, 300)
-    points = synthetic_sweep(rings, steps, seed=int(end == "other"))
+    points = synthetic_sweep(rings, steps)
     # Two voxels with very many points, so that no table of a split graph is degenerate.
     crowds = np.zeros((2 * _CROWD, 5), np.float32)
     crowds[:, :3] = np.repeat([low + share * (high - low) for share in (0.4, 0.6)], _CROWD, axis=0)

@@ -12,6 +12,8 @@ from .picture_input import Finite, Positive
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1, le=1 << 20)]
 Side = Annotated[int, Field(ge=1, le=4096)]
+BlockStrides = Annotated[tuple[Annotated[int, Field(ge=1, le=4)], ...], Field(max_length=16)]
+Factor = Annotated[float, Field(gt=0, le=16)]
 Voxels = tuple[Side, Side, Side]
 Shift = tuple[Annotated[int, Field(ge=0, le=4096)], ...]
 Box = tuple[Finite, Finite, Finite, Finite, Finite, Finite]
@@ -29,6 +31,8 @@ class LayoutParams(BaseModel):
     window_factor: Voxels
     shift: Annotated[Shift, Field(min_length=3, max_length=3)]
     z_strides: tuple[Side, ...] = ()
+    map_strides: Annotated[tuple[BlockStrides, ...], Field(min_length=1, max_length=8)]
+    upsample: Annotated[tuple[Factor, ...], Field(min_length=1, max_length=8)]
 
     @model_validator(mode="after")
     def _consistent(self) -> LayoutParams:
@@ -43,6 +47,8 @@ class LayoutParams(BaseModel):
             raise ValueError("the grid has more than 2**31 voxels")
         if len(self.z_strides) != len(self.windows) - 1:
             raise ValueError("z_strides has one number between each two stages")
+        if len(self.map_strides) != len(self.upsample):
+            raise ValueError("map_strides and upsample have as many stages as each other")
         return self
 
     def layout(self) -> Layout:
@@ -74,8 +80,8 @@ class LidarParams(BaseModel):
         columns: what the five numbers of a point are. squashed: those of which the network
             takes the hyperbolic tangent.
         layout: grid, windows and sets. head: what the outputs are.
-        score_threshold: what scores no more is not answered. candidates: how many boxes are
-            looked at. limits: least x, y, z of a centre, then greatest, in metres.
+        score_threshold: what scores no more is not answered.
+        limits: least x, y, z of a centre, then greatest, in metres.
         overlap_exponents: per class, how much the expected overlap weighs in the score.
         suppression: how doubles are told.
         labels: file in the bundle, one a line. show_threshold: what scores less is neither
@@ -91,7 +97,6 @@ class LidarParams(BaseModel):
     layout: LayoutParams
     head: Literal["center", "transfusion"]
     score_threshold: Share
-    candidates: Count = 500
     limits: Box
     overlap_exponents: Annotated[tuple[Share, ...], Field(min_length=1)]
     suppression: SuppressionParams

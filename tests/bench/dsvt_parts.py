@@ -14,7 +14,6 @@ from edgekit.export.passes import run_pipeline
 from edgekit.export.targets import choose
 from edgekit.export.verify import PlainFolder
 from edgekit.manifest import Artifact, Graph
-from edgekit.models.dsvt.bev import to_map
 from edgekit.models.dsvt.detector import DSVT
 from edgekit.models.dsvt.inputs import input_names
 from edgekit.models.dsvt.voxel_features import grouped_maximum
@@ -37,9 +36,13 @@ class Parts(nn.Module):
                 "x",
                 *(n for n in names if n.startswith(("sets", "slots", "cells", "pool"))),
             ],
-            "bev": ["x", "map_rows"],
-            "head": ["x"],
+            "bev": ["x", *(n for n in names if n.startswith(("taps", "middles", "map_rows")))],
+            "head": ["map_0", "map_1", "map_2"],
+            "split": names,
         }
+
+    def split(self, *inputs):
+        return self.network.split(*inputs)
 
     def features(self, points, *tables):
         return self.network.vfe(points, grouped_maximum(list(tables[:-1]), tables[-1]))
@@ -49,23 +52,29 @@ class Parts(nn.Module):
         stages = [self.network._stage(given, s) for s in range(self.network.config.stages)]
         return self.network.backbone_3d(x, stages)
 
-    def bev(self, x, map_rows):
-        width, height, _ = self.network.config.grid
-        return self.network.backbone_2d(to_map(x, map_rows, (height, width)))
+    def bev(self, x, *tables):
+        sites = self.network.sites(dict(zip(self.given["bev"][1:], tables, strict=True)))
+        return tuple(self.network.backbone_2d.sparse(x, sites, self.network.shape))
 
-    def head(self, x):
-        return self.network.dense_head(x)
+    def head(self, *maps):
+        return self.network.dense_head(list(maps))
 
 
 def chain(parts: Parts, inputs: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
     """What each part takes for one sweep, in PyTorch."""
-    found, x = {}, None
+    found, values = {}, dict(inputs)
     for part, names in parts.given.items():
-        given = {n: x.numpy() if n == "x" else inputs[n] for n in names}
-        found[part] = given
+        found[part] = {name: values[name] for name in names}
         with torch.inference_mode():
-            x = getattr(parts, part)(*(torch.from_numpy(value) for value in given.values()))
+            answer = getattr(parts, part)(*map(torch.from_numpy, found[part].values()))
+        values |= follow(part, answer if isinstance(answer, tuple) else (answer,))
     return found
+
+
+def follow(part: str, answer) -> dict[str, np.ndarray]:
+    """What a part gives, by the names under which the next one takes it."""
+    names = [f"map_{index}" for index in range(len(answer))] if part == "bev" else ["x"]
+    return dict(zip(names, map(np.asarray, answer), strict=False))
 
 
 def session(
@@ -73,7 +82,7 @@ def session(
 ):
     """One part as a graph with dynamic sizes, loaded on the target's runtime."""
     specs = tuple(InputSpec(n, v.dtype.name, v.shape) for n, v in given.items())
-    dynamic = {n: _axes(n) for n in given if _axes(n) and part != "head"}
+    dynamic = {n: _axes(n) for n in given if _axes(n)}
     spec = GraphSpec(name=part, inputs=specs, method=part, dynamic=dynamic)
     model = LoadedModel("dsvt", "dsvt", parts, (spec,), "golden rule")
     with mock.patch("edgekit.export.capture.example_inputs", return_value=given):
@@ -91,7 +100,7 @@ def session(
 
 
 def _axes(name: str) -> dict[int, tuple[int, int]]:
-    if name == "map_rows":
+    if name.startswith("map_"):
         return {}
     if name == "merge_2":
         return {0: (1, MOST), 1: (1, MOST)}

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgekit.models.dsvt import partition
-from edgekit.models.dsvt.bev import to_map
+from edgekit.models.dsvt.center_head import CANDIDATES
 from edgekit.models.dsvt.detector import DSVT
 
 PARTS = ("voxel features", "partition", "attention", "bev", "head")
@@ -95,6 +95,14 @@ def _encoder(layer, x: Tensor, position: Tensor, sets: Tensor, mask: Tensor) -> 
     return layer.norm(out + x)
 
 
+def dense_map(network: DSVT, x: Tensor, number: Tensor) -> Tensor:
+    """(1, C, height, width) of pillars (N, C) by number: the scatter of the official code."""
+    height, width = network.shape
+    rows = partition.map_rows(number, network.config.grid)
+    cells = torch.cat([x, x.new_zeros(1, x.shape[1])])[rows]
+    return cells.transpose(0, 1).reshape(1, -1, height, width)
+
+
 def run(network: DSVT, points: Tensor, lap) -> tuple[Tensor, ...]:
     """The whole way; ``lap(part)`` is called after each part."""
     voxels = partition.voxelise(points, network.config)
@@ -104,10 +112,24 @@ def run(network: DSVT, points: Tensor, lap) -> tuple[Tensor, ...]:
     lap("partition")
     x = attention(network, x, stages)
     lap("attention")
-    width, height, _ = network.config.grid
-    rows = partition.map_rows(last, network.config.grid)
-    bev = network.backbone_2d(to_map(x, rows, (height, width)))
+    bev = torch.cat(network.backbone_2d(dense_map(network, x, last)), dim=1)
     lap("bev")
-    answer = network.dense_head(bev)
+    answer = head(network, bev)
     lap("head")
     return answer
+
+
+def head(network: DSVT, bev: Tensor) -> tuple[Tensor, ...]:
+    """The centre head: all outputs in all cells, and then the best 500."""
+    own = network.dense_head
+    maps = own.maps(own.shared_conv(bev))
+    scores = F.sigmoid(maps["hm"])
+    width = scores.shape[3]
+    best, index = scores.flatten().topk(CANDIDATES)
+    classes, cells = index // scores[0, 0].numel(), index % scores[0, 0].numel()
+    picked = {name: value.flatten(2)[0].T[cells] for name, value in maps.items()}
+    place = torch.stack([cells % width, cells // width], dim=1)
+    size = torch.tensor(network.config.voxel_size[:2])
+    centre = (picked["center"] + place) * size + torch.tensor(network.config.point_range[:2])
+    boxes = torch.cat([centre, picked["center_z"], picked["dim"].exp(), picked["rot"]], dim=1)
+    return best[:, None], boxes, picked["iou"], classes, cells

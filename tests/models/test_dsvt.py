@@ -11,10 +11,10 @@ from edgekit import models
 from edgekit.errors import UsageError
 from edgekit.models.dsvt import build, partition
 from edgekit.models.dsvt.attention import Projections, Reduction
-from edgekit.models.dsvt.bev import to_map
-from edgekit.models.dsvt.config import CONFIGS, MERGES, POINT_GROUP
+from edgekit.models.dsvt.config import BLOCK_STRIDES, CONFIGS, MERGES, POINT_GROUP
 from edgekit.models.dsvt.detector import DSVT
 from edgekit.models.dsvt.inputs import described, input_names
+from edgekit.models.dsvt.map_sites import map_sites
 from edgekit.models.dsvt.transfusion_head import thinned
 from edgekit.models.dsvt.voxel_features import grouped_maximum, scattered_maximum
 from edgekit.runtimes import lidar_decoder
@@ -48,6 +48,8 @@ def layout_of(config) -> numpy_partition.Layout:
         config.window_factor,
         config.shift,
         config.z_strides,
+        BLOCK_STRIDES,
+        config.upsample,
     )
 
 
@@ -167,10 +169,7 @@ def decoded(name, values):
     """What the task does with the network's answer."""
     params = task_of(name)
     arrays = [value.numpy() for value in values]
-    if params.head == "center":
-        found, overlap = lidar_decoder.best_centres(*arrays, params.candidates)
-    else:
-        found, overlap = lidar_decoder.queried(*arrays)
+    found, overlap = lidar_decoder.candidates(*arrays[:5])
     best = found
     kept = lidar_decoder.within(found, params.score_threshold, params.limits)
     found = lidar_decoder.rectified(found, overlap, params.overlap_exponents)[kept]
@@ -186,7 +185,7 @@ def test_features_and_boxes_are_the_official_ones(name, shared_data):
     golden = Golden(shared_data / f"golden/dsvt/golden_{FILES[name]}.npz")
     network = fill(build(name))
     points = torch.from_numpy(sweep(shared_data / "golden/dsvt"))
-    width, height, _ = network.config.grid
+    width = network.config.grid[0]
     with torch.inference_mode():
         voxels = partition.voxelise(points, network.config)
         features = partition.point_features(points, voxels, network.config)
@@ -194,22 +193,26 @@ def test_features_and_boxes_are_the_official_ones(name, shared_data):
         golden.close("vfe_rows", x[golden["rows_stage0"]])
         stages, last = partition.stages(voxels.number, network.config)
         x = check_blocks(golden, network, x, stages)
-        bev = network.backbone_2d(
-            to_map(x, partition.map_rows(last, network.config.grid), (height, width))
+        rows = partition.map_rows(last, network.config.grid)
+        bev = network.backbone_2d.sparse(
+            x,
+            map_sites(rows, len(last), network.shape, BLOCK_STRIDES, network.config.upsample),
+            network.shape,
         )
+        answer = network.dense_head(bev)
+        shared = network.dense_head.shared(bev)
+        bev = torch.cat(bev, dim=1)
         golden.close("bev_out_channel_mean", bev.mean((0, 2, 3)))
         golden.close("bev_out_channel_std", bev.std((0, 2, 3)))
         middle = width // 2
         crop = bev[0, ::24, middle - 12 : middle + 12, middle - 12 : middle + 12]
         golden.close("bev_out_crop_c0_384_24", crop)
-        for part, values in network.dense_head.maps(bev).items():
+        for part, values in network.dense_head.maps(shared).items():
             crop = values[0, :, middle - 20 : middle + 20, middle - 20 : middle + 20]
             golden.close(f"head_{part}", crop)
-        answer = network.dense_head(bev)
     best, final = decoded(name, answer)
     np.testing.assert_allclose(best.scores, golden["topk_score"], **CLOSE)
-    pairs = lidar_decoder.best_centres(*(value.numpy() for value in answer), 500)[0]
-    assert sorted(pairs.classes) == sorted(golden["topk_class"])
+    assert sorted(best.classes) == sorted(golden["topk_class"])
     wanted = [golden[f"final_{part}"] for part in ("boxes", "scores", "labels")]
     assert matched(final, wanted[0], wanted[1], wanted[2] - 1) < 1e-3
 
@@ -229,6 +232,19 @@ def test_the_nuscenes_detector_has_the_figures_that_were_measured_on_the_officia
     assert x.std().item() == pytest.approx(1.02, abs=0.005)
     assert x.abs().max().item() == pytest.approx(6.1, abs=0.05)
     assert len(decoded("nuscenes-pillar", answer)[1].scores) == 186
+
+
+def check_map(config, number, inputs):
+    """The tables of the map in tensor operators against those in NumPy."""
+    width, height, _ = config.grid
+    rows = partition.map_rows(number, config.grid)
+    sites = map_sites(rows, len(number), (height, width), BLOCK_STRIDES, config.upsample)
+    for index, block in enumerate(sites.blocks):
+        np.testing.assert_array_equal(block.inner, inputs[f"taps_{index}_0"])
+        np.testing.assert_array_equal(block.outer, inputs[f"taps_{index}_1"])
+        np.testing.assert_array_equal(block.middles, inputs[f"middles_{index}"])
+    for stage, rows in enumerate(sites.rows):
+        np.testing.assert_array_equal(rows, inputs[f"map_rows_{stage}"])
 
 
 @pytest.mark.parametrize("name", [*CONFIGS, "small"])
@@ -255,7 +271,7 @@ def test_the_tensor_partition_is_the_numpy_one(name):
                 )
         if stage.pool is not None:
             np.testing.assert_array_equal(stage.pool, inputs[f"pool_{index}"])
-    np.testing.assert_array_equal(partition.map_rows(last, config.grid), inputs["map_rows"])
+    check_map(config, last, inputs)
     assert list(inputs) == input_names(config)
     for spec, sizes in described(config):
         assert inputs[spec.name].dtype.name == spec.dtype

@@ -12,8 +12,6 @@ from edgekit.runtimes.synthetic_sweep import synthetic_sweep
 from edgekit.runtimes.tasks.lidar_detection import LidarDetection, with_columns
 from edgekit.runtimes.tasks.lidar_params import LidarParams
 
-CELLS = 468 * 468
-
 
 class Manifest:
     def __init__(self, task):
@@ -77,13 +75,16 @@ def task(name="dsvt-waymo-pillar", graph="whole", answer=None, most=10**6, **cha
 
 
 def centres(*objects):
-    """A centre head's answer: nothing but these (cell, class, score, box of 8 numbers)."""
-    scores = np.full((CELLS, 3), 0.01, np.float32)
-    boxes = np.zeros((CELLS, 8), np.float32)
-    boxes[:, 3:6] = 1
-    for cell, index, score, box in objects:
-        scores[cell, index], boxes[cell] = score, box
-    return {"scores": scores, "boxes": boxes, "iou": np.ones((CELLS, 1), np.float32)}
+    """A centre head's answer: (cell, class, score, box of 8 numbers), and one of no worth."""
+    worthless = (0, 0, 0.01, [0, 0, 0, 1, 1, 1, 1, 0])
+    cells, classes, scores, boxes = zip(*objects, worthless, strict=True)
+    return {
+        "scores": np.float32(scores)[:, None],
+        "boxes": np.float32(boxes),
+        "iou": np.ones((len(cells), 1), np.float32),
+        "classes": np.int64(classes),
+        "cells": np.int64(cells),
+    }
 
 
 CAR = [10, 5, 0.8, 4.5, 2.0, 1.6, 1.0, 0.0]
@@ -136,6 +137,7 @@ def test_queries_become_boxes_with_velocities():
     scores[:3], classes[:3] = 0.5, (0, 8, 8)
     scores[2], boxes[2, 0] = 0.4, boxes[1, 0] + 0.1
     answer = {"scores": scores, "boxes": boxes, "iou": scores * 0 + 1, "classes": classes}
+    answer["cells"] = np.arange(200)
     found = task("dsvt-nuscenes-pillar", answer=answer)(synthetic_sweep(8, 100))
     assert sorted(one.index for one in found.detections) == [0, 8]
     assert found.detections[0].velocity == (1.5, -2)
@@ -205,7 +207,7 @@ def test_columns():
 
 def test_broken_answers_and_tasks_are_told_apart():
     answer = centres()
-    answer["boxes"][5, 2] = np.nan
+    answer["boxes"][0, 2] = np.nan
     with pytest.raises(ParityError, match="not finite"):
         task(answer=answer)(synthetic_sweep(8, 50))
     short = {**centres(), "iou": np.ones((3, 1), np.float32)}
@@ -218,6 +220,7 @@ def test_broken_answers_and_tasks_are_told_apart():
         {"overlap_exponents": [0.5]},
         {"unknown": 1},
         {"layout": params_of("dsvt-waymo-pillar")["layout"] | {"z_strides": [2]}},
+        {"layout": params_of("dsvt-waymo-pillar")["layout"] | {"upsample": [1, 2]}},
         {"layout": params_of("dsvt-waymo-pillar")["layout"] | {"voxel_size": [0.32, 0.32, 600]}},
     ):
         with pytest.raises(BundleError, match="not valid"):

@@ -25,6 +25,13 @@ FLAT = Layout((-8, -8, -1, 8, 8, 1), (1, 1, 2), 3, ((3, 4, 1),), (2, 2, 1), (2, 
 TALL = replace(
     FLAT, voxel_size=(1, 1, 0.25), windows=((3, 4, 8), (3, 4, 2)), z_strides=(4,), shift=(2, 1, 5)
 )
+MAPPED = replace(
+    TALL,
+    windows=(*TALL.windows, (3, 4, 1)),
+    z_strides=(4, 2),
+    map_strides=((1,), (2, 1)),
+    upsample=(1, 2),
+)
 PLACE = st.tuples(*[st.floats(-9, 9, width=32)] * 2, st.floats(-1.5, 1.5, width=32))
 SWEEPS = st.lists(PLACE, min_size=1, max_size=150)
 
@@ -158,11 +165,12 @@ def test_what_is_not_finite_or_outside_drops_out():
 
 
 def test_a_single_point_makes_every_input():
-    inputs = network_inputs(np.zeros((1, 5), np.float32), voxelise(np.zeros((1, 3)), TALL), TALL)
+    voxels = voxelise(np.zeros((1, 3)), MAPPED)
+    inputs = network_inputs(np.zeros((1, 5), np.float32), voxels, MAPPED)
     assert {name for name, value in inputs.items() if 0 in value.shape} == set()
     assert inputs["points"].shape == (1, 4, 11)
     assert inputs["sets_0_0"].tolist() == [[[0, 0, 0]]] * 2
-    assert (inputs["map_rows"] == 0).sum() == 1
+    assert (inputs["middles_0"] == 1).sum() == 1
 
 
 def test_two_million_points_take_seconds():
@@ -176,11 +184,13 @@ def test_two_million_points_take_seconds():
         ((12, 12, 1),),
         (2, 2, 1),
         (6, 6, 0),
+        map_strides=((1, 1), (2, 1, 1), (2, 1, 1)),
+        upsample=(1, 2, 4),
     )
     inputs = network_inputs(points, voxelise(points, wide), wide)
     voxels = inputs["slots_0_0"].shape[1]
     assert 468 * 468 * 0.999 < voxels <= 468 * 468
-    assert sorted(set(inputs["map_rows"].tolist())) == list(range(voxels + 1))[: voxels + 1]
+    assert np.unique(inputs["map_rows_0"]).size == 468 * 468  # a pillar reaches every cell
 
 
 def test_examples_in_docstrings():
