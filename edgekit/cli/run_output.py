@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 RESULTS_NAME = "results.json"
 ARRAYS_SUFFIX = ".npz"
 PICTURE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+RECORDING_SUFFIX = ".rrd"
 CLIP_SUFFIXES = (".mp4", ".gif", ".webp")
 JPEG_QUALITY = 92
 
@@ -92,6 +93,21 @@ class PictureFile(_AnswerFile):
                 "give -o a name that ends in .json",
             )
         _write_picture(self.path, result.draw(file))
+
+
+class RecordingFile(_AnswerFile):
+    """A single answer as a recording for the Rerun viewer."""
+
+    def take(self, file: Path, runtime: str, result: Result) -> None:
+        """Record and write; MissingBackendError where Rerun is not installed."""
+        record = getattr(result, "record", None)
+        if record is None:
+            raise UsageError(
+                f"cannot write {self.path}",
+                "the answers of this task cannot be recorded",
+                "give -o a name that ends in .json",
+            )
+        write_whole(self.path, lambda part: record(file, part))
 
 
 class ClipFile(_AnswerFile):
@@ -172,7 +188,7 @@ def destination(out: str, answers: int) -> Destination:
     if out.endswith(separators) or path.is_dir():
         return Folder(path)
     suffix = path.suffix.lower()
-    if suffix not in (ARRAYS_SUFFIX, *PICTURE_FORMATS, *CLIP_SUFFIXES):
+    if suffix not in (ARRAYS_SUFFIX, RECORDING_SUFFIX, *PICTURE_FORMATS, *CLIP_SUFFIXES):
         return JsonFile(path)
     if answers != 1:
         raise UsageError(
@@ -180,6 +196,11 @@ def destination(out: str, answers: int) -> Destination:
             f"it holds one answer, and there are {answers}: one for each input and runtime",
             "give -o a folder, or a name that ends in .json",
         )
+    if suffix == RECORDING_SUFFIX:
+        from edgekit.runtimes.recording import require_rerun
+
+        require_rerun()  # before the work, not after it
+        return RecordingFile(path)
     if suffix in CLIP_SUFFIXES:
         return ClipFile(path)
     return ArraysFile(path) if suffix == ARRAYS_SUFFIX else PictureFile(path)
