@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -10,6 +11,8 @@ from typing import Final
 import numpy as np
 
 from edgekit.errors import InputError
+
+from . import lzf
 
 SUFFIXES: Final = (".bin", ".npy", ".pcd")
 COLUMNS: Final = (4, 5)
@@ -85,21 +88,21 @@ def _npy(path: Path, content: bytes) -> np.ndarray:
 
 
 def _pcd(path: Path, content: bytes) -> np.ndarray:
-    """Point Cloud Library's format, ascii or binary."""
+    """Point Cloud Library's format: ascii, binary, or binary compressed."""
     try:
         header, body = _pcd_header(content)
         names, kinds = header["FIELDS"], _pcd_kinds(header)
         count = int(header["POINTS"][0])
         encoding = header["DATA"][0]
-        if encoding not in ("ascii", "binary"):
-            raise InputError(
-                f"{path} is compressed", f"DATA {encoding} is not read", "save it as binary"
-            )
+        if encoding not in ("ascii", "binary", "binary_compressed"):
+            raise ValueError(f"DATA {encoding} is not known")
         if not 0 <= count <= MOST_POINTS:
             raise InputError(f"{path} claims {count} points", f"at most {MOST_POINTS} are taken")
         if encoding == "ascii":
             table = np.array(body.split(), np.float64).reshape(count, -1)
             columns = dict(zip(names, table.T, strict=True))
+        elif encoding == "binary_compressed":
+            columns = _compressed_columns(body, names, kinds, count)
         else:
             record = np.dtype(list(zip(names, kinds, strict=True)))
             table = np.frombuffer(body, record, count)
@@ -107,6 +110,25 @@ def _pcd(path: Path, content: bytes) -> np.ndarray:
     except (KeyError, ValueError, IndexError, TypeError) as e:
         raise InputError(f"{path} is no .pcd file", str(e) or type(e).__name__) from e
     return _by_name(path, columns, count)
+
+
+def _compressed_columns(
+    body: bytes, names: list[str], kinds: list[str], count: int
+) -> dict[str, np.ndarray]:
+    """Two sizes (uint32, before and after), then field after field of all points, in LZF.
+
+    Raises:
+        ValueError: it is not what the header says.
+    """
+    packed, size = struct.unpack_from("<2I", body) if len(body) >= 8 else (0, -1)
+    types = [np.dtype(kind) for kind in kinds]
+    if size != count * sum(kind.itemsize for kind in types) or len(body) < 8 + packed:
+        raise ValueError("its compressed part is not as long as its header says")
+    content, start, columns = lzf.decompress(body[8 : 8 + packed], size), 0, {}
+    for name, kind in zip(names, types, strict=True):
+        columns[name] = np.frombuffer(content, kind, count, start)
+        start += count * kind.itemsize
+    return columns
 
 
 def _pcd_header(content: bytes) -> tuple[dict[str, list[str]], bytes]:

@@ -31,7 +31,7 @@ Threads = Annotated[
 ]
 OutPath = Annotated[
     str | None,  # not a Path, which loses the slash at the end of a folder's name
-    typer.Option("--out", "-o", metavar="OUT", help="Write: .json, .npz, .png, .jpg, .rrd, or FOLDER/."),
+    typer.Option("--out", "-o", metavar="OUT", help="Write: .json, .npz, .png, .rrd, FOLDER/ …"),
 ]
 Classes = Annotated[
     str | None,

@@ -197,7 +197,7 @@ def destination(out: str, answers: int) -> Destination:
             "give -o a folder, or a name that ends in .json",
         )
     if suffix == RECORDING_SUFFIX:
-        from edgekit.runtimes.recording import require_rerun
+        from edgekit.runtimes.tasks.recording import require_rerun
 
         require_rerun()  # before the work, not after it
         return RecordingFile(path)

@@ -26,6 +26,7 @@ from .base import Prepared, Result, Task
 from .labels import Labels
 from .lidar_params import LidarParams
 from .picture_task import find_tensor
+from .recording import write_recording
 
 WHOLE, SPLIT = "whole", "split"
 _CROWD = 1200
@@ -114,13 +115,23 @@ class LidarResult(Result):
         Raises:
             InputError: it cannot be read as a sweep.
         """
-        points = read_points(source)
-        points = points[np.isfinite(points[:, :3]).all(1)]
+        points = _finite(source)
         shown = self.shown[::-1]  # the best last, and so on top
         boxes = np.array([one.box for one in shown], np.float64).reshape(-1, 7)
         counted = Counter((one.label, one.index) for one in shown)
         legend = [(f"{label}: {many}", index) for (label, index), many in counted.most_common()]
         return birdseye.draw(points, self.reach, boxes, [one.index for one in shown], legend)
+
+    def record(self, source: str | Path | np.ndarray, path: Path) -> None:
+        """Write the sweep and the boxes that are shown as a Rerun recording.
+
+        Raises:
+            InputError: it cannot be read as a sweep. MissingBackendError: Rerun is not here.
+        """
+        boxes = np.array([one.box for one in self.shown], np.float64).reshape(-1, 7)
+        labels = [f"{one.label} {100 * one.score:.0f} %" for one in self.shown]
+        classes = [one.index for one in self.shown]
+        write_recording(path, _finite(source), boxes, classes, labels)
 
 
 class LidarDetection(Task):
@@ -271,6 +282,11 @@ class LidarDetection(Task):
             else _split(with_columns(points, parsed), parsed.layout.layout())
         )
         return {name: inputs[name] for name in names}, what
+
+
+def _finite(source: str | Path | np.ndarray) -> np.ndarray:
+    points = read_points(source)
+    return points[np.isfinite(points[:, :3]).all(1)]
 
 
 def _example(end: str | None, point_range: Sequence[float]) -> tuple[np.ndarray, str]:

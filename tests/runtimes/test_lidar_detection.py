@@ -1,11 +1,14 @@
 """Lidar detection around a session that answers what the test says."""
 
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from edgekit.bundle import Bundle
-from edgekit.errors import BundleError, InputError, ParityError
+from edgekit.cli.run_output import destination
+from edgekit.errors import BundleError, InputError, MissingBackendError, ParityError, UsageError
 from edgekit.manifest import AxisRange, TaskInfo, TensorSpec
 from edgekit.models import spec
 from edgekit.runtimes.synthetic_sweep import synthetic_sweep
@@ -157,6 +160,25 @@ def test_the_picture_shows_points_and_boxes(tmp_path):
     row, column = np.median(changed[changed[:, 0] > 60], axis=0)
     assert row == pytest.approx((74.88 - 10) * 1000 / 149.76, abs=12)
     assert column == pytest.approx((74.88 - 5) * 1000 / 149.76, abs=12)
+
+
+def test_a_recording_holds_points_and_boxes(tmp_path):
+    pytest.importorskip("rerun")
+    found = task(answer=centres((700, 0, 0.9, CAR)))(synthetic_sweep(16, 200))
+    found.record(synthetic_sweep(16, 200), tmp_path / "a.rrd")
+    content = (tmp_path / "a.rrd").read_bytes()
+    assert content[:3] == b"RRF"
+    assert all(name in content for name in (b"sweep/points", b"sweep/boxes"))
+
+
+def test_without_rerun_a_recording_is_refused_in_words(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "rerun", None)
+    with pytest.raises(MissingBackendError) as caught:
+        destination(str(tmp_path / "a.rrd"), 1)
+    assert caught.value.exit_code == 3
+    assert "pip install 'edgekit-toolkit[rerun]'" in str(caught.value)
+    with pytest.raises(UsageError, match="holds one answer"):
+        destination(str(tmp_path / "a.rrd"), 2)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,15 @@
 """Sweeps as files: what is read, and what is refused with a reason."""
 
+import contextlib
+import doctest
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edgekit.errors import InputError
-from edgekit.runtimes import point_clouds
+from edgekit.runtimes import lzf, point_clouds
 from edgekit.runtimes.point_clouds import read_points
 from edgekit.runtimes.synthetic_sweep import synthetic_sweep
 
@@ -92,6 +97,59 @@ def test_pcd_without_intensity(tmp_path):
     assert read_points(path).tolist() == [[1, 2, 3, 0]]
 
 
+def literal(content):
+    """In LZF, without compressing anything."""
+    pieces = [content[at : at + 32] for at in range(0, len(content), 32)]
+    return b"".join(bytes([len(piece) - 1]) + piece for piece in pieces)
+
+
+def compressed(packed, size):
+    body = len(packed).to_bytes(4, "little") + size.to_bytes(4, "little") + packed
+    return pcd("x y z intensity", "4 4 4 1", "F F F U", 3, "binary_compressed", body)
+
+
+COLUMNS = b"".join(np.float32(column).tobytes() for column in ([1, 2, 3], [4] * 3, [0] * 3))
+COLUMNS += bytes([7, 8, 9])
+
+
+def test_pcd_compressed_field_by_field(tmp_path):
+    path = tmp_path / "a.pcd"
+    wanted = [[1, 4, 0, 7], [2, 4, 0, 8], [3, 4, 0, 9]]
+    # y repeats 4 bytes, z is one byte again and again: references into what they make.
+    y = literal(np.float32(4).tobytes()) + bytes([(6 << 5), 3])
+    z = literal(b"\0") + bytes([(7 << 5), 2, 0])
+    short = literal(COLUMNS[:12]) + y + z + literal(bytes([7, 8, 9]))
+    assert len(short) < len(COLUMNS)
+    for packed in (literal(COLUMNS), short):
+        path.write_bytes(compressed(packed, len(COLUMNS)))
+        assert read_points(path).tolist() == wanted
+
+
+@pytest.mark.parametrize(
+    ("packed", "reason"),
+    [
+        (literal(COLUMNS)[:-1], "ends within a piece"),
+        (literal(COLUMNS[:-1]), "38 bytes came out"),
+        (literal(COLUMNS + b"12"), "41 bytes came out"),
+        (bytes([(1 << 5), 0]), "before its begin"),
+        (bytes([0, 1, (7 << 5)]), "ends within a piece"),
+        (bytes([0, 1, (1 << 5)]), "ends within a piece"),
+        (b"", "0 bytes came out"),
+    ],
+)
+def test_broken_compression_is_refused_with_a_reason(packed, reason, tmp_path):
+    path = tmp_path / "a.pcd"
+    path.write_bytes(compressed(packed, len(COLUMNS)))
+    with pytest.raises(InputError, match=reason):
+        read_points(path)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_decompressed_or_refused(packed):
+    with contextlib.suppress(ValueError):
+        assert len(lzf.decompress(packed, 64)) == 64
+
+
 GOOD = pcd("x y z", "4 4 4", "F F F", 1, "ascii", b"1 2 3\n")
 
 
@@ -109,7 +167,8 @@ GOOD = pcd("x y z", "4 4 4", "F F F", 1, "ascii", b"1 2 3\n")
         ("a.pcd", GOOD.replace(b"POINTS 1", b"POINTS 4"), "reshape"),
         ("a.pcd", GOOD.replace(b"FIELDS x y z", b"FIELDS x y w"), "lacks z"),
         ("a.pcd", GOOD.replace(b"ascii", b"binary"), "buffer"),
-        ("a.pcd", GOOD.replace(b"ascii", b"binary_compressed"), "save it as binary"),
+        ("a.pcd", GOOD.replace(b"ascii", b"binary_zipped"), "not known"),
+        ("a.pcd", GOOD.replace(b"ascii", b"binary_compressed"), "not as long"),
         ("a.pcd", GOOD.replace(b"COUNT 1 1 1", b"COUNT 1 1 3"), "more than one number"),
     ],
 )
@@ -155,3 +214,8 @@ def test_a_synthetic_sweep_is_the_same_every_time_and_lies_on_the_ground():
     assert -0.2 < one[:, 2].min() < 0.2
     assert 1 < one[:, 2].max() < 4
     assert np.hypot(one[:, 0], one[:, 1]).max() < 100
+
+
+def test_the_example_of_lzf():
+    assert doctest.testmod(lzf).attempted == 1
+    assert doctest.testmod(lzf).failed == 0
