@@ -10,7 +10,8 @@ from .config import BLOCK_STRIDES, MERGES, POINT_GROUP, DSVTConfig
 _FEATURES = 11
 
 # Of an example sweep; any other will do, since all of these vary.
-_GROUPS, _MERGED, _VOXELS, _SETS, _SITES = 2000, 64, 1000, 64, 8000
+_GROUPS, _MERGED, _VOXELS, _SETS = 2000, 64, 1000, 64
+_SITES = (8000, 5000, 2500)  # of each stage of the map
 
 # The most that a graph must be ready for. Runtimes that plan their memory ahead (ExecuTorch)
 # reserve address space for it, so these are what a dense 360 degree sweep can need, twice.
@@ -64,8 +65,8 @@ def _of_the_map(config: DSVTConfig) -> Iterator[tuple[InputSpec, Sizes]]:
             shape = tuple(-(-side // stride) for side in shape)
             rows = (1, shape[0] * shape[1] + MOST_KINDS)
             for layer in range(2):
-                yield InputSpec(f"taps_{block}_{layer}", "int64", (_SITES, 9)), {0: rows}
-            yield InputSpec(f"middles_{block}", "int64", (_SITES,)), {0: rows}
+                yield InputSpec(f"taps_{block}_{layer}", "int64", (_SITES[stage], 9)), {0: rows}
+            yield InputSpec(f"middles_{block}", "int64", (_SITES[stage],)), {0: rows}
             block += 1
         cells = shape[0] * shape[1] * max(round(factor), 1) ** 2
         yield InputSpec(f"map_rows_{stage}", "int64", (cells,)), {}

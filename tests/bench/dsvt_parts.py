@@ -29,6 +29,7 @@ class Parts(nn.Module):
     def __init__(self, network: DSVT) -> None:
         super().__init__()
         self.network = network
+        self.programs: dict = {}
         names = input_names(network.config)
         self.given = {
             "features": [n for n in names if n.startswith(("points", "merge_", "voxel_rows"))],
@@ -81,12 +82,9 @@ def session(
     parts: Parts, part: str, given: dict, target: str, precision: str, folder: Path, threads: int
 ):
     """One part as a graph with dynamic sizes, loaded on the target's runtime."""
-    specs = tuple(InputSpec(n, v.dtype.name, v.shape) for n, v in given.items())
-    dynamic = {n: _axes(n) for n in given if _axes(n)}
-    spec = GraphSpec(name=part, inputs=specs, method=part, dynamic=dynamic)
-    model = LoadedModel("dsvt", "dsvt", parts, (spec,), "golden rule")
-    with mock.patch("edgekit.export.capture.example_inputs", return_value=given):
-        program = run_pipeline(capture(model, spec))
+    if part not in parts.programs:  # captured once for all targets, as an export does
+        parts.programs[part] = _captured(parts, part, given)
+    program = parts.programs[part]
     root = folder / f"{part}-{target}-{precision}"
     root.mkdir()
     lowered = choose([target])[0].lower(program, precision, root)
@@ -97,6 +95,15 @@ def session(
         target=target, status="ok", file=lowered.file, extra=lowered.extra, precision=precision
     )
     return session_class(for_target(target))(PlainFolder(root), graph, artifact, threads)
+
+
+def _captured(parts: Parts, part: str, given: dict):
+    specs = tuple(InputSpec(n, v.dtype.name, v.shape) for n, v in given.items())
+    dynamic = {n: _axes(n) for n in given if _axes(n)}
+    spec = GraphSpec(name=part, inputs=specs, method=part, dynamic=dynamic)
+    model = LoadedModel("dsvt", "dsvt", parts, (spec,), "golden rule")
+    with mock.patch("edgekit.export.capture.example_inputs", return_value=given):
+        return run_pipeline(capture(model, spec))
 
 
 def _axes(name: str) -> dict[int, tuple[int, int]]:
