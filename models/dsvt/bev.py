@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .config import BLOCK_STRIDES
 from .map_sites import BlockSites, MapSites, convolved, folded, with_zero
 
 EPS = 1e-3
@@ -69,16 +68,19 @@ class BEVBackbone(nn.Module):
 
     Args:
         inputs: channels of the map. upsample: per stage; below 1 a convolution shrinks.
+        strides: per stage, that of each block.
     """
 
-    def __init__(self, inputs: int, upsample: tuple[float, ...]) -> None:
+    def __init__(
+        self, inputs: int, upsample: tuple[float, ...], strides: tuple[tuple[int, ...], ...]
+    ) -> None:
         super().__init__()
         self.upsample = upsample
         self.blocks, self.deblocks = nn.ModuleList(), nn.ModuleList()
-        for width, strides, factor in zip(WIDTHS, BLOCK_STRIDES, upsample, strict=True):
+        for width, own, factor in zip(WIDTHS, strides, upsample, strict=True):
             # The first block of each stage changes the width or the stride.
-            first = BasicBlock(inputs, width, strides[0], projected=True)
-            rest = [BasicBlock(width, width, stride, projected=False) for stride in strides[1:]]
+            first = BasicBlock(inputs, width, own[0], projected=True)
+            rest = [BasicBlock(width, width, stride, projected=False) for stride in own[1:]]
             self.blocks.append(nn.Sequential(first, *rest))
             self.deblocks.append(
                 nn.Sequential(

@@ -34,6 +34,7 @@ class DSVTConfig:
         blocks: per stage. z_strides: between stages, how many voxels are pooled in z.
         upsample: of the three BEV stages' maps before they are joined.
         head: what reads the BEV map. labels: names of the classes.
+        map_strides: each BEV stage's blocks by their stride.
     """
 
     name: str
@@ -52,6 +53,7 @@ class DSVTConfig:
     head: Literal["center", "transfusion"]
     labels: tuple[str, ...]
     heads: int = 8
+    map_strides: tuple[tuple[int, ...], ...] = BLOCK_STRIDES
 
     @property
     def grid(self) -> Triple:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from . import partition
 from .bev import UP_WIDTH, BEVBackbone
 from .center_head import CenterHead
-from .config import BLOCK_STRIDES, DSVTConfig
+from .config import DSVTConfig
 from .inputs import input_names
 from .map_sites import BlockSites, MapSites, map_sites
 from .transformer import Partition, Stage, Transformer
@@ -31,7 +31,7 @@ class DSVT(nn.Module):
         self.register_buffer("global_step", torch.zeros(1, dtype=torch.int64))
         self.vfe = VoxelFeatures(config.width)
         self.backbone_3d = Transformer(config)
-        self.backbone_2d = BEVBackbone(config.width, config.upsample)
+        self.backbone_2d = BEVBackbone(config.width, config.upsample, config.map_strides)
         self.dense_head = _HEADS[config.head](config, UP_WIDTH * len(config.upsample))
 
     def forward(self, points: Tensor) -> tuple[Tensor, ...]:
@@ -41,7 +41,8 @@ class DSVT(nn.Module):
         x = self.vfe(features, scattered_maximum(voxels.point, voxels.number.shape[0]))
         stages, last = partition.stages(voxels.number, self.config)
         rows = partition.map_rows(last, self.config.grid)
-        sites = map_sites(rows, last.shape[0], self.shape, BLOCK_STRIDES, self.config.upsample)
+        strides, upsample = self.config.map_strides, self.config.upsample
+        sites = map_sites(rows, last.shape[0], self.shape, strides, upsample)
         return self.detect(self.backbone_3d(x, stages), sites)
 
     def split(self, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -66,14 +67,14 @@ class DSVT(nn.Module):
         width, height, _ = self.config.grid
         return height, width
 
-    @staticmethod
-    def sites(given: dict[str, Tensor]) -> MapSites:
+    def sites(self, given: dict[str, Tensor]) -> MapSites:
         """The rows of the map that are computed, from the split graph's inputs by name."""
+        strides = self.config.map_strides
         blocks = tuple(
             BlockSites(*(given[name] for name in (f"taps_{b}_0", f"taps_{b}_1", f"middles_{b}")))
-            for b in range(sum(map(len, BLOCK_STRIDES)))
+            for b in range(sum(map(len, strides)))
         )
-        return MapSites(blocks, tuple(given[f"map_rows_{s}"] for s in range(len(BLOCK_STRIDES))))
+        return MapSites(blocks, tuple(given[f"map_rows_{s}"] for s in range(len(strides))))
 
     def _stage(self, given: dict[str, Tensor], stage: int) -> Stage:
         parts = tuple(

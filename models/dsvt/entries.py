@@ -7,7 +7,7 @@ from typing import Any
 from edgekit.manifest import PickedRows, TaskInfo
 
 from ..spec import LABELS, GraphSpec, InputSpec, ModelSpec
-from .config import BLOCK_STRIDES, CONFIGS, DSVTConfig
+from .config import CONFIGS, DSVTConfig
 from .inputs import described
 
 # More points are refused: eleven sweeps of the densest sensors.
@@ -90,7 +90,7 @@ def task_of(config: DSVTConfig) -> TaskInfo:
         "window_factor": list(config.window_factor),
         "shift": list(config.shift),
         "z_strides": list(config.z_strides),
-        "map_strides": [list(strides) for strides in BLOCK_STRIDES],
+        "map_strides": [list(strides) for strides in config.map_strides],
         "upsample": list(config.upsample),
     }
     params = {

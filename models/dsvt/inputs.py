@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..spec import InputSpec
-from .config import BLOCK_STRIDES, MERGES, POINT_GROUP, DSVTConfig
+from .config import MERGES, POINT_GROUP, DSVTConfig
 
 _FEATURES = 11
 
@@ -60,7 +60,8 @@ def described(config: DSVTConfig) -> Iterator[tuple[InputSpec, Sizes]]:
 
 def _of_the_map(config: DSVTConfig) -> Iterator[tuple[InputSpec, Sizes]]:
     shape, block = config.grid[:2], 0
-    for stage, (strides, factor) in enumerate(zip(BLOCK_STRIDES, config.upsample, strict=True)):
+    stages = zip(config.map_strides, config.upsample, strict=True)
+    for stage, (strides, factor) in enumerate(stages):
         for stride in strides:
             shape = tuple(-(-side // stride) for side in shape)
             rows = (1, shape[0] * shape[1] + MOST_KINDS)

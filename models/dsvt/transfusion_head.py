@@ -25,6 +25,7 @@ STRIDE = 2  # of the map, in voxels
 OUTPUTS = {"center": 2, "height": 1, "dim": 3, "rot": 2, "vel": 2, "iou": 1}
 # Classes of small objects, whose peaks are not thinned out (pedestrian, traffic cone).
 UNTHINNED = 2
+ROUNDING = 1e-5  # of a probability
 
 
 class ConvBlock(nn.Module):
@@ -208,9 +209,11 @@ class TransFusionHead(nn.Module):
 def thinned(heat: Tensor) -> Tensor:
     """The heat map with zeros where a neighbour is higher, and on the border.
 
-    The last classes, of small objects, stay as they are.
+    The last classes, of small objects, stay as they are. Values that differ by less than
+    rounding are equal: where the map is flat, far from all points, no runtime's rounding then
+    decides which cells are peaks, nor does it where one computes a value twice.
     """
-    highest = F.pad(F.max_pool2d(heat, 3, stride=1), (1, 1, 1, 1))
-    kept = heat * (heat == highest).to(heat.dtype)
+    highest = F.pad(F.max_pool2d(heat, 3, stride=1), (1, 1, 1, 1), value=2.0)
+    kept = heat * (heat >= highest - ROUNDING).to(heat.dtype)
     split = heat.shape[1] - UNTHINNED
     return torch.cat([kept[:, :split], heat[:, split:]], dim=1)

@@ -1,6 +1,7 @@
 """DSVT detectors small enough to export in seconds, with all their parts."""
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -26,9 +27,9 @@ def small_config(name: str) -> DSVTConfig:
     return replace(config, point_range=(-3.84, -3.84, -2.0, 3.84, 3.84, 4.0))
 
 
-def small_dsvt(name: str) -> LoadedModel:
-    """A small detector with seeded weights, ready to be exported."""
-    config = small_config(name)
+def small_dsvt(name: str, **changed: Any) -> LoadedModel:
+    """A small detector with seeded weights, ready to be exported; ``changed`` in its numbers."""
+    config = replace(small_config(name), **changed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = DSVT(config).eval()

@@ -378,6 +378,16 @@ def test_thinning_keeps_peaks_and_drops_the_border():
     assert torch.equal(kept[:, 1:], heat[:, 1:])
 
 
+def test_rounding_decides_nothing_where_the_map_is_flat():
+    heat = torch.full((1, 3, 6, 6), 0.3)
+    heat[0, :, 2, 3] += 1e-6
+    kept = thinned(heat)[0, 0]
+    assert (kept[1:-1, 1:-1] > 0).all()
+    assert (kept[0] == 0).all()
+    heat[0, :, 2, 3] += 1e-3
+    assert (thinned(heat)[0, 0, 1:4, 2:5] > 0).sum() == 1
+
+
 def test_unknown_variant_is_refused():
     with pytest.raises(UsageError, match="waymo-voxel"):
         build("waymo")
