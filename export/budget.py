@@ -38,6 +38,7 @@ class Job:
         calibration: the samples that ranges are found with, if any.
         ranking: the layers, the most sensitive first; computed when first asked for.
         corrections: of weights and biases; empty where the scheme rounds weights by itself.
+        fixed: nodes that are never quantised; they are no layers here.
         start: how many layers to keep from the beginning. layers: how many there are.
     """
 
@@ -48,6 +49,7 @@ class Job:
     calibration: Samples | None
     ranking: Ranking
     corrections: dict[str, Correction]
+    fixed: tuple[str, ...]
     start: int
     layers: int
     options: ExportOptions
@@ -140,7 +142,7 @@ def _attempt(
     kept: tuple[LayerError, ...],
     progress: Progress,
 ) -> Attempt:
-    plan = replace(job.plan, kept=tuple(layer.node for layer in kept))
+    plan = replace(job.plan, kept=(*job.fixed, *(layer.node for layer in kept)))
     blank = Artifact(target=target.name, status="failed", precision=plan.precision)
     folder = f"graphs/{job.graph.name}/{target.name}"
     try:

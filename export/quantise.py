@@ -36,6 +36,7 @@ from .pipeline import (
     record_graph,
 )
 from .precision_table import PrecisionTable
+from .program import module_path
 from .round_weights import find_corrections
 from .sample_judge import SampleJudge
 from .sample_sets import calibration_and_evaluation, own_samples
@@ -141,7 +142,7 @@ def _jobs(
     for number, other in enumerate(captured):
         if number in jobs or not weight_layers(other.program):
             continue
-        if other.spec.name == one.spec.alternative:
+        if one.spec.name == other.spec.alternative or other.spec.name == one.spec.alternative:
             try:
                 sets = calibration_and_evaluation(model, other, asked, scheme, progress)
             except InputError as error:
@@ -202,7 +203,8 @@ def _job(
         weight_format=asked.weight_format,
     )
     shown = inputs or [judge.samples[i] for i in range(len(judge.samples))]
-    layers = weight_layers(captured.program)
+    fixed = _fixed(captured)
+    layers = [one for one in weight_layers(captured.program) if one.node not in fixed]
     corrections = {}
     if scheme == "static":
         progress("rounding weights and correcting biases")
@@ -214,16 +216,35 @@ def _job(
         plan=plan,
         judge=judge,
         calibration=calibration,
-        ranking=_ranking(captured, plan, shown, progress),
+        ranking=_ranking(captured, plan, shown, fixed, progress),
         corrections=corrections,
+        fixed=fixed,
         start=max(1, round(MIXED_SHARE * len(layers))) if mixed else 0,
         layers=len(layers),
         options=options,
     )
 
 
+def _fixed(captured: Captured) -> tuple[str, ...]:
+    """Nodes of modules that the network itself wants in floating point, whatever the rest is in.
+
+    A front end's transform, for one: what it gives spans more decades than 8 bits have.
+    """
+    wanted = tuple(f"{name}." for name in getattr(captured.module, "floating_modules", ()))
+    nodes = captured.program.exported.graph.nodes
+    return tuple(
+        node.name
+        for node in nodes
+        if node.op == "call_function" and f"{module_path(node)}.".startswith(wanted)
+    )
+
+
 def _ranking(
-    captured: Captured, plan: QuantPlan, samples: Sequence[Arrays], progress: Progress
+    captured: Captured,
+    plan: QuantPlan,
+    samples: Sequence[Arrays],
+    fixed: Sequence[str],
+    progress: Progress,
 ) -> Callable[[], tuple[LayerError, ...]]:
     """The layers by sensitivity, found when first asked for."""
     count = len(weight_layers(captured.program))
@@ -242,6 +263,7 @@ def _ranking(
         return tuple(
             LayerError(node=one.layer.node, module=one.layer.module, nmse=one.nmse)
             for one in ranked
+            if one.layer.node not in fixed
         )
 
     return ranking

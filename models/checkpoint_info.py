@@ -49,6 +49,13 @@ class PictureInfo(_Record):
         return self.resolution
 
 
+class SpeechInfo(_Record):
+    """A frozen speech network: its kind and its configuration in transformers."""
+
+    kind: Literal["whisper", "wav2vec2", "hubert", "wavlm"]
+    settings: dict[str, bool | int | float | str | tuple[int, ...]] = {}
+
+
 class CheckpointInfo(_Record):
     """The document.
 
@@ -57,7 +64,9 @@ class CheckpointInfo(_Record):
         classes: how many are told apart. labels: their names, in order.
         task: how it sees pictures.
         skip: blocks of its backbone that are left out. student: what stands in place of its
-            backbone. origin: where the weights came from that a recipe began with.
+            backbone. speech: the frozen network of a model that listens. components: of its
+            front end that it was trained with.
+        origin: where the weights came from that a recipe began with.
     """
 
     model: str
@@ -67,6 +76,8 @@ class CheckpointInfo(_Record):
     task: PictureInfo = PictureInfo()
     skip: tuple[Annotated[int, Field(ge=0, lt=1024)], ...] = ()
     student: Annotated[str, Field(max_length=200)] | None = None
+    speech: SpeechInfo | None = None
+    components: tuple[Annotated[str, Field(max_length=20)], ...] = ()
     origin: str | None = None
 
     @model_validator(mode="after")

@@ -91,13 +91,14 @@ def _changed(entry: ModelSpec, info: CheckpointInfo | None) -> ModelSpec:
     Raises:
         InputError: this network cannot be changed so.
     """
-    said = {"skip": info.skip, "student": info.student} if info else {}
-    changes = {name: value for name, value in said.items() if value}
+    names = ("skip", "student", "speech", "components")
+    said = info.model_dump(mode="python", include=set(names), exclude_none=True) if info else {}
+    changes = {name: said[name] for name in names if said.get(name)}
     if not changes:
         return entry
     if not set(changes) <= set(entry.changes):
         raise InputError(
-            f"the checkpoint says that {entry.name} has another backbone",
+            f"the checkpoint says that {entry.name} has other parts",
             f"it names {', '.join(changes)}, which {entry.name} does not have",
         )
     options = {**entry.builder_options, **changes}

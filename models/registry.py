@@ -15,6 +15,7 @@ from edgekit.manifest import TaskInfo
 from .dart_graphs import ENTRIES as DART
 from .dsvt.entries import ENTRIES as DSVT
 from .heads import CLASSIFICATION, HEADS
+from .physioser.entries import ENTRIES as PHYSIOSER
 from .spec import LABELS, GraphSpec, InputSpec, ModelSpec
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -135,6 +136,7 @@ _SPECS = {
         _EFFICIENTNET_LITE0,
         *DART,
         *DSVT,
+        *PHYSIOSER,
     )
 }
 

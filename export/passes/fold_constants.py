@@ -82,8 +82,11 @@ def _evaluate(node: Node, values: dict[Node, object]) -> object:
     args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: values[n])
     with torch.no_grad():
         result = node.target(*args, **kwargs)
-    # A view of a weight would keep the whole weight alive, and serialise strangely.
-    return result.contiguous().clone() if isinstance(result, torch.Tensor) else result
+    if not isinstance(result, torch.Tensor):
+        return result
+    # A view of a weight would keep the whole weight alive, and serialise strangely; so would an
+    # axis of length 1 that was expanded, which counts as contiguous and keeps its stride of 0.
+    return result.clone(memory_format=torch.contiguous_format)
 
 
 def _store(

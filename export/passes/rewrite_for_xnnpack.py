@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
@@ -39,6 +40,7 @@ def rewrite_for_xnnpack(program: ExportedProgram) -> ExportedProgram:
         1. A stored constant becomes a buffer: ExecuTorch cannot put a constant that several
            delegates use into any of them. So does a buffer that no checkpoint holds: XNNPACK's
            own rewriting of one-dimensional convolutions refuses it as a weight.
+        2. No stored tensor has a stride of 0.
     """
     for step in _STEPS:
         program = step()(program)
@@ -54,4 +56,18 @@ def _store_as_buffers(program: ExportedProgram) -> ExportedProgram:
             spec = replace(spec, kind=InputKind.BUFFER, persistent=True)
         specs.append(spec)
     module = copy_graph(program)
+    state = {name: _strided(tensor) for name, tensor in state.items()}
+    for node in module.graph.find_nodes(op="placeholder"):
+        if isinstance(node.meta.get("val"), torch.Tensor):
+            node.meta["val"] = _strided(node.meta["val"])
     return rebuild(program, module, state=state, constants=constants, inputs=specs)
+
+
+def _strided(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor without a stride of 0, which an axis of length 1 may have."""
+    if 0 not in tensor.stride():
+        return tensor
+    plain = tensor.detach().clone(memory_format=torch.contiguous_format)
+    if isinstance(tensor, torch.nn.Parameter):
+        return torch.nn.Parameter(plain, requires_grad=False)
+    return plain

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -83,11 +83,14 @@ def quantise(model: onnx_ir.Model, plan: QuantPlan, symmetric: bool = False) -> 
 
 
 def kept_nodes(model: onnx_ir.Model, layers: Sequence[str]) -> list[str]:
-    """Names of the ONNX nodes that make up these nodes of the common graph, and of the nodes
-    without weights that consume them."""
+    """Names of the ONNX nodes that these nodes of the common graph became, of those that multiply
+    with their weights, and of the nodes without weights that consume them."""
     found: dict[str, None] = {}
+    producers = {value.name: node for node in model.graph for value in node.outputs}
     for name in layers:
-        node = _weighted_node(model, name)
+        if name in producers:
+            found[producers[name].name] = None
+        node = _weighted_node(producers, name)
         if node is None:
             continue
         found[node.name] = None
@@ -107,11 +110,10 @@ def _with_constants(model: onnx_ir.Model) -> list[str]:
     ]
 
 
-def _weighted_node(model: onnx_ir.Model, layer: str) -> Any:
+def _weighted_node(producers: Mapping[str, Any], layer: str) -> Any:
     """The node that multiplies with the weight of a layer: a linear one may be a product, an
     addition and reshapes, of which the last has the layer's name."""
-    values = {value.name: node for node in model.graph for value in node.outputs}
-    node = values.get(layer)
+    node = producers.get(layer)
     while node is not None and node.op_type not in _WEIGHTED:
         node = next((v.producer() for v in node.inputs if v is not None and v.producer()), None)
     return node

@@ -51,13 +51,16 @@ def quantise(model: Any, plan: QuantPlan) -> tuple[Any, tuple[str, ...]]:
 
 
 def kept_names(model: Any, layers: Sequence[str]) -> list[str]:
-    """Friendly names of the operations that multiply with the weights of these nodes."""
+    """Friendly names of the operations that these nodes became, and of those that multiply with
+    their weights."""
     producers = {
         name: op for op in model.get_ordered_ops() for port in op.outputs() for name in port.names
     }
     found: dict[str, None] = {}
     for layer in layers:
         op = producers.get(layer)
+        if op is not None:
+            found[op.get_friendly_name()] = None
         while op is not None and op.get_type_name() not in _WEIGHTED:
             op = op.input_value(0).get_node() if op.get_input_size() else None
         if op is not None:

@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from edgekit.errors import InputError
 
 from .training_pictures import Normalisation, PictureSet, batches
+from .training_state import restore_state, state_of
 
 _EVALUATION_BATCH: Final = 256
 _PROBE_STEPS: Final = 12  # how many steps are timed to tell how long an epoch takes
@@ -53,6 +54,13 @@ class Hyperparameters:
     shift: int = 1
     flip: bool = True
     seed: int = 0
+
+
+class Rates(Protocol):
+    """What a schedule of learning rates follows from."""
+
+    peak_rate: float
+    warm_up: float
 
 
 class Trainer:
@@ -100,8 +108,8 @@ class Trainer:
         step = self.epoch * self.steps_an_epoch
         seen, losses, right = 0, 0.0, 0
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(_seed(self.chosen.seed, self.epoch, 0))  # dropout
-            order = torch.Generator().manual_seed(_seed(self.chosen.seed, self.epoch, 1))
+            torch.manual_seed(seed_of(self.chosen.seed, self.epoch, 0))  # dropout
+            order = torch.Generator().manual_seed(seed_of(self.chosen.seed, self.epoch, 1))
             chosen = self.chosen
             for pixels, classes in batches(self.data, self.batch, order, chosen.shift, chosen.flip):
                 loss, correct = self._step(pixels, classes, step)
@@ -129,10 +137,7 @@ class Trainer:
 
     def state(self) -> dict[str, Tensor]:
         """Everything that the next epoch depends on: tensors by name."""
-        tensors = {f"network/{key}": t for key, t in self.network.state_dict().items()}
-        for number, entries in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer/{number}/{key}": t for key, t in entries.items()}
-        return tensors
+        return state_of(self.network, self.optimizer)
 
     def restore(self, tensors: dict[str, Tensor], epoch: int) -> None:
         """Go on from where :meth:`state` was taken, after ``epoch`` epochs.
@@ -140,23 +145,7 @@ class Trainer:
         Raises:
             InputError: the tensors are not those of this network.
         """
-        weights, moments = {}, {}
-        for name, tensor in tensors.items():
-            kind, _, rest = name.partition("/")
-            if kind == "network":
-                weights[rest] = tensor
-            else:
-                number, _, key = rest.partition("/")
-                moments.setdefault(int(number), {})[key] = tensor
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        try:
-            self.network.load_state_dict(weights)
-            for number, entries in moments.items():
-                moments[number] = {k: _laid_out(t, parameters[number]) for k, t in entries.items()}
-            groups = self.optimizer.state_dict()["param_groups"]
-            self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
-        except (IndexError, RuntimeError, ValueError) as error:
-            raise InputError("the training state is not of this network", str(error)) from error
+        restore_state(self.network, self.optimizer, tensors)
         self.epoch = epoch
 
     def accuracy(self, data: PictureSet, advance: Callable[[], None] = lambda: None) -> float:
@@ -199,7 +188,7 @@ class Trainer:
         return self.network(self.normalise(pixels).contiguous(memory_format=torch.channels_last))
 
 
-def learning_rate(step: int, steps: int, chosen: Hyperparameters) -> float:
+def learning_rate(step: int, steps: int, chosen: Rates) -> float:
     """The rate of one step: it rises linearly, then falls to zero along a cosine."""
     rising = max(1, round(chosen.warm_up * steps))
     if step < rising:
@@ -221,13 +210,6 @@ def _groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     ]
 
 
-def _laid_out(tensor: Tensor, parameter: nn.Parameter) -> Tensor:
-    """A moment in memory as its parameter is: the fused optimiser walks both as they lie."""
-    if tensor.shape != parameter.shape:
-        return tensor  # the number of steps
-    return torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
-
-
-def _seed(seed: int, epoch: int, use: int) -> int:
+def seed_of(seed: int, epoch: int, use: int) -> int:
     """A seed of its own for each epoch and use, none near another's."""
     return int(np.random.SeedSequence((seed, epoch, use)).generate_state(1, np.uint64)[0] >> 1)

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from edgekit.errors import InputError, UsageError
 
@@ -64,3 +65,46 @@ def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not isinstance(values, dict):
         raise InputError(f"{path} holds no training state", "", "leave --resume out")
     return tensors, values
+
+
+def state_of(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The weights and the optimiser's moments, by name."""
+    tensors = {f"network/{key}": t for key, t in network.state_dict().items()}
+    for number, entries in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer/{number}/{key}": t for key, t in entries.items()}
+    return tensors
+
+
+def restore_state(
+    network: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
+) -> None:
+    """Put :func:`state_of` back.
+
+    Raises:
+        InputError: the tensors are not those of this network.
+    """
+    weights: dict[str, Tensor] = {}
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        kind, _, rest = name.partition("/")
+        if kind == "network":
+            weights[rest] = tensor
+        else:
+            number, _, key = rest.partition("/")
+            moments.setdefault(int(number), {})[key] = tensor
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    try:
+        network.load_state_dict(weights)
+        for number, entries in moments.items():
+            moments[number] = {k: _laid_out(t, parameters[number]) for k, t in entries.items()}
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    except (IndexError, RuntimeError, ValueError) as error:
+        raise InputError("the training state is not of this network", str(error)) from error
+
+
+def _laid_out(tensor: Tensor, parameter: nn.Parameter) -> Tensor:
+    """A moment in memory as its parameter is: the fused optimiser walks both as they lie."""
+    if tensor.shape != parameter.shape:
+        return tensor  # the number of steps
+    return torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)

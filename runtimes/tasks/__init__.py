@@ -21,6 +21,7 @@ from .features import Features
 from .lidar_detection import LidarDetection
 from .prompted_detection import PromptedDetection
 from .segmentation import Segmentation
+from .speech_emotion import SpeechEmotion
 from .tensors import Tensors
 
 __all__ = ["TASKS", "Prepared", "Result", "Task", "for_bundle"]
@@ -35,6 +36,7 @@ TASKS: Final[dict[str, type[Task]]] = {
         Features,
         PromptedDetection,
         LidarDetection,
+        SpeechEmotion,
     )
 }
 """The task classes by the kind that a manifest states."""

@@ -274,3 +274,26 @@ def test_executorch_keeps_it_in_one_piece(captured, block, tmp_path):
     lowered = ExecuTorchTarget().lower(program, "fp32", tmp_path)
     assert lowered.details["undelegated"] == {}
     assert lowered.details["partitions"] == 1
+
+
+class Fixed(nn.Module):
+    """A one-dimensional convolution whose weight no checkpoint holds, and a gain of odd strides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("kernel", torch.randn(4, 1, 5), persistent=False)
+        self.register_buffer("gain", torch.randn(4).as_strided((4, 1), (1, 0)), persistent=False)
+
+    def forward(self, x):
+        return functional.conv1d(x, self.kernel, stride=2) * self.gain
+
+
+@pytest.mark.slow
+def test_executorch_takes_buffers_that_no_checkpoint_holds(tmp_path):
+    pytest.importorskip("executorch")
+    from edgekit.export import export
+
+    example = {"x": torch.zeros(1, 1, 32)}
+    result = export(Fixed(), ["executorch"], tmp_path / "b", inputs=example, report=False)
+    result.raise_for_status()
+    assert result.targets[0].graphs[0].verify["metrics"]["nmse"] < 1e-10

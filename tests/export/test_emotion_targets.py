@@ -1,0 +1,90 @@
+"""PhysioSER on every target, from waveform to probabilities, and in integers."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("transformers")
+pytest.importorskip("soundfile")
+
+import soundfile
+
+from edgekit.bundle import Bundle
+from edgekit.export import export
+from edgekit.quant.options import QuantOptions
+from edgekit.runtimes import load, tasks
+
+from ..emotion_micro import RATE, micro_emotion, voice
+
+LEVELS = {
+    "onnx": "ran",
+    "openvino": "ran",
+    "executorch": "ran",
+    "coreml": "interpreted",
+    "tensorrt": "compiled",
+}
+NEEDS = {
+    "onnx": "onnxscript",
+    "openvino": "openvino",
+    "executorch": "executorch",
+    "coreml": "coremltools",
+    "tensorrt": "tensorrt_rtx",
+}
+
+
+@pytest.mark.parametrize("target", LEVELS)
+def test_the_whole_way_is_one_graph(target, tmp_path):
+    pytest.importorskip(NEEDS[target])
+    model = micro_emotion()
+    alone = replace(model, graphs=model.graphs[:1])
+    result = export(alone, [target], tmp_path / "b", report=False)
+    result.raise_for_status()
+    ((graph,),) = (one.graphs for one in result.targets)
+    assert graph.verify["level"] == LEVELS[target]
+    if target != "tensorrt":
+        assert graph.verify["metrics"]["nmse"] < 1e-8
+
+
+def test_quaternions_are_plain_convolutions(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    model = micro_emotion(speech=False)
+    alone = replace(model, graphs=model.graphs[:1])
+    export(alone, ["onnx"], tmp_path / "b", report=False).raise_for_status()
+    graph = onnx.load(tmp_path / "b/graphs/forward/onnx/model.onnx").graph
+    weights = {one.name: tuple(one.dims) for one in graph.initializer}
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    shapes = [weights[node.input[1]] for node in convolutions if len(weights[node.input[1]]) == 4]
+    assert (8, 4, 3, 3) in shapes
+    assert (12, 12, 3, 3) in shapes
+    normalised = {n.input[0] for n in graph.node if n.op_type == "BatchNormalization"}
+    assert not normalised & {node.output[0] for node in convolutions}
+
+
+def test_in_integers_both_graphs_are(tmp_path):
+    pytest.importorskip("onnxscript")
+    folder = tmp_path / "sounds"
+    folder.mkdir()
+    for number in range(12):
+        sound = voice(0.6, 90 + 20 * number, seed=number)
+        soundfile.write(folder / f"{number}.wav", sound, RATE)
+    result = export(
+        micro_emotion(),
+        ["onnx"],
+        tmp_path / "b",
+        precision="int8",
+        quantisation=QuantOptions(calibration=folder, compare=()),
+        report=False,
+    )
+    result.raise_for_status()
+    ((answers, explains),) = (one.graphs for one in result.targets)
+    assert answers.quantisation["scheme"] == explains.quantisation["scheme"] == "static"
+    with Bundle.open(tmp_path / "b") as bundle, load(bundle, "onnxruntime") as session:
+        found = tasks.for_bundle(bundle, session)(voice(0.5))
+    network = micro_emotion().module
+    import torch
+
+    with torch.no_grad():
+        wanted = network(torch.from_numpy(voice(0.5))[None])[0].numpy()
+    assert np.abs(np.array(found.chances) - wanted).max() < 0.1
