@@ -7,6 +7,8 @@ import pytest
 
 pytest.importorskip("transformers")
 pytest.importorskip("soundfile")
+pytest.importorskip("coremltools")
+pytest.importorskip("tensorrt_rtx")
 
 import soundfile
 
@@ -16,26 +18,11 @@ from edgekit.quant.options import QuantOptions
 from edgekit.runtimes import load, tasks
 
 from ..emotion_micro import RATE, micro_emotion, voice
-
-LEVELS = {
-    "onnx": "ran",
-    "openvino": "ran",
-    "executorch": "ran",
-    "coreml": "interpreted",
-    "tensorrt": "compiled",
-}
-NEEDS = {
-    "onnx": "onnxscript",
-    "openvino": "openvino",
-    "executorch": "executorch",
-    "coreml": "coremltools",
-    "tensorrt": "tensorrt_rtx",
-}
+from .test_targets import LEVELS
 
 
 @pytest.mark.parametrize("target", LEVELS)
 def test_the_whole_way_is_one_graph(target, tmp_path):
-    pytest.importorskip(NEEDS[target])
     model = micro_emotion()
     alone = replace(model, graphs=model.graphs[:1])
     result = export(alone, [target], tmp_path / "b", report=False)
