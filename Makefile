@@ -32,9 +32,13 @@ help:
 demo: $(INSTALLED)
 	$(BIN)/python -m edgekit.apps.quickstart
 
+# The tests of a file stay together, since they share what takes long to make. Threads that wait
+# must not spin while the other process wants their core.
+JOBS ?= 2
+
 test: $(TESTABLE)
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest -q
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
 bench: $(TESTABLE)
 	$(BIN)/python tests/bench/run_all.py
