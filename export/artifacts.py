@@ -48,20 +48,28 @@ def verified(
     """A fresh artifact, run as far as it can be here, with what that showed in ``verify``.
 
     Raises:
+        UnsupportedError: there is not enough memory to run it.
         EdgekitError: as :func:`.verify.verify_artifact`.
     """
-    check, precision = verify_artifact(
-        files,
-        graph,
-        artifact,
-        reference,
-        level=target.level,
-        runtime=target.runtime,
-        interpret=target.interpret,
-        tolerance=tolerance,
-        notes=lowered.notes,
-        unrun=lowered.unrun,
-    )
+    try:
+        check, precision = verify_artifact(
+            files,
+            graph,
+            artifact,
+            reference,
+            level=target.level,
+            runtime=target.runtime,
+            interpret=target.interpret,
+            tolerance=tolerance,
+            notes=lowered.notes,
+            unrun=lowered.unrun,
+        )
+    except MemoryError as error:  # ExecuTorch plans for the largest sizes when it loads
+        raise UnsupportedError(
+            f"{target.name} runs out of memory on {graph.name}",
+            "it may reserve what the largest sizes of dynamic axes need",
+            "export with smaller ranges, or on a machine with more memory",
+        ) from error
     effective = precision or artifact.effective_precision
     return artifact.model_copy(update={"verify": check, "effective_precision": effective})
 

@@ -425,3 +425,19 @@ def test_a_precision_that_is_not_there_is_refused_at_once(tmp_path):
     with pytest.raises(UsageError, match="precision int3 is not available: this version"):
         export(Around(torch.relu), ["onnx"], tmp_path / "b", precision="int3")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_does_not_fit_into_memory_stops_no_other_target(tmp_path, monkeypatch):
+    from edgekit.export import artifacts
+
+    real = artifacts.verify_artifact
+
+    def short_of_memory(files, graph, artifact, *rest, **options):
+        if artifact.target == "openvino":
+            raise MemoryError
+        return real(files, graph, artifact, *rest, **options)
+
+    monkeypatch.setattr(artifacts, "verify_artifact", short_of_memory)
+    result = export(tiny(), ["openvino", "onnx"], tmp_path / "b", report=False)
+    assert [(t.status, t.exit_code) for t in result.targets] == [("failed", 4), ("ok", 0)]
+    assert "runs out of memory on forward" in result.targets[0].reason
