@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
@@ -251,8 +250,3 @@ def _stretch(count: int, length: int, longest: int) -> Tensor:
     start = (torch.rand(count, 1) * (length - size + 1)).long()
     place = torch.arange(length)[None]
     return (place >= start) & (place < start + size)
-
-
-def recalls(wanted: np.ndarray, found: np.ndarray) -> list[float]:
-    """Per class that occurs, the share of its samples that are found."""
-    return [float((found[wanted == one] == one).mean()) for one in np.unique(wanted)]

@@ -89,7 +89,7 @@ def test_one_speaker_is_left_out_at_a_time(folder, tmp_path, capsys):
     printed = capsys.readouterr()
     assert "of 24 utterances" in printed.out
     assert "08 left out" in printed.err
-    # What is there is not made again: with a network that cannot learn the answer is the same.
+    # What is there is read, not made again.
     assert run(folder, tmp_path, *options) == 0
     assert json.loads((report / "vocal.json").read_text()) == found
     assert "features" not in capsys.readouterr().err
@@ -211,8 +211,7 @@ def test_quartets_are_varied_within_bounds():
     found = vary(ones, chosen)
     assert set(found.unique().tolist()) == {0.0, 1.0}
     assert (found == found[:, :1]).all()  # what is hidden is hidden in all four
-    most = 1 - (1 - 60 / 50 if 60 < 50 else 0) * (1 - 20 / 64)
-    assert 0 < float((found == 0).float().mean()) < most
+    assert 0 < float((found == 0).float().mean()) < 1
 
 
 def test_intervals_and_what_is_better(tmp_path):
