@@ -15,10 +15,14 @@ def quiet(
 ) -> Iterator[None]:
     """Without warnings and log records up to ``level`` while the block runs.
 
+    What the block changes of the root logger (OpenVINO's converter raises its level, and
+    leaves it so if it fails) is undone.
+
     Args:
         stdout, stderr: whether what is printed there (progress bars, banners) is lost, too.
     """
-    previous = logging.root.manager.disable
+    root = logging.root
+    previous, kept = root.manager.disable, (root.level, root.filters[:], root.handlers[:])
     logging.disable(max(previous, level))
     try:
         with contextlib.ExitStack() as stack:
@@ -31,3 +35,5 @@ def quiet(
             yield
     finally:
         logging.disable(previous)
+        root.setLevel(kept[0])
+        root.filters[:], root.handlers[:] = kept[1:]

@@ -26,6 +26,7 @@ from .onnx_graph import to_onnx
 from .openvino_int8 import quantise
 from .openvino_norm import normalize_in_place
 from .openvino_weights import NOTE, compress
+from .silent_openvino import silent_converter
 from .weight_only import kept_values, refuse_convolutional, refuse_palettes
 
 
@@ -96,14 +97,13 @@ class OpenVinoTarget(Target):
 
     def convert(self, program: Program) -> Any:
         """The program as an ``openvino.Model``."""
-        import openvino as ov
-
         onnx_model = to_onnx(program)
         with tempfile.TemporaryDirectory() as temporary:
             path = Path(temporary) / "model.onnx"
             save_onnx(onnx_model, path)
             try:
-                return ov.convert_model(path)
+                with silent_converter() as convert_model:
+                    return convert_model(path)
             except Exception as error:
                 raise _explain(program, error) from error
 
