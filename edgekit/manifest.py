@@ -42,10 +42,17 @@ class AxisRange(_Record):
 
 
 class StatePair(_Record):
-    """An output that a streaming session feeds back into an input at the next step."""
+    """An output that a streaming session feeds back into an input at the next step.
+
+    With ``ring_axis`` the input is a ring, and the output only what is new in it: it is written
+    along that axis, from the slot on that the one-element state ``ring_slot`` held before the
+    step. The output is then shorter than the input along that axis, and alike in the rest.
+    """
 
     input: str
     output: str
+    ring_axis: int | None = Field(default=None, ge=0)
+    ring_slot: str | None = None
 
 
 class Metrics(_Record):

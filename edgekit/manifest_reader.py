@@ -22,6 +22,7 @@ from edgekit.manifest import (
     Artifact,
     Graph,
     Manifest,
+    StatePair,
     TensorSpec,
 )
 
@@ -98,6 +99,9 @@ def _plain(manifest: Manifest, *without: str) -> dict:
     for artifact in artifacts:
         if artifact["accuracy"] is None:
             del artifact["accuracy"]
+    for pair in (pair for graph in plain["graphs"] for pair in graph["states"]):
+        if pair["ring_axis"] is None:
+            del pair["ring_axis"], pair["ring_slot"]
     return plain
 
 
@@ -160,8 +164,30 @@ def _check_states(graph: Graph) -> None:
     outputs = {spec.name: spec for spec in graph.outputs}
     for pair in graph.states:
         source, sink = outputs.get(pair.output), inputs.get(pair.input)
-        if not source or not sink or (source.dtype, source.shape) != (sink.dtype, sink.shape):
+        if not source or not sink or not _feeds(source, sink, pair, graph):
             raise BundleError(f"the state {pair.output} -> {pair.input} does not fit")
+    for what, names in (
+        ("state input", [pair.input for pair in graph.states]),
+        ("state output", [pair.output for pair in graph.states]),
+    ):
+        _check_unique(what, names)
+
+
+def _feeds(source: TensorSpec, sink: TensorSpec, pair: StatePair, graph: Graph) -> bool:
+    """Whether an output fits the state's input: the same, or a part of a ring."""
+    if pair.ring_axis is None or pair.ring_slot is None:
+        same = (source.dtype, source.shape) == (sink.dtype, sink.shape)
+        return same and pair.ring_axis is None and pair.ring_slot is None
+    counters = {other.input for other in graph.states if other.ring_axis is None}
+    slot = {spec.name: spec for spec in graph.inputs}.get(pair.ring_slot)
+    if slot is None or slot.name not in counters or slot.shape != (1,) or "int" not in slot.dtype:
+        return False
+    axis, parts, whole = pair.ring_axis, list(source.shape), list(sink.shape)
+    if source.dtype != sink.dtype or len(parts) != len(whole) or axis >= len(whole):
+        return False
+    part, length = parts.pop(axis), whole.pop(axis)
+    fits = isinstance(part, int) and isinstance(length, int) and 0 < part <= length
+    return fits and length % part == 0 and parts == whole
 
 
 def _check_unique(what: str, names: Iterable[str]) -> None:
