@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
+
+from edgekit.manifest import Graph
 
 from ..models.spec import GraphSpec, LoadedModel
 from .capture import DynamicAxes, FlatGraph, capture
@@ -14,6 +16,7 @@ from .program import Program
 from .real_samples import real_samples
 from .reference import Reference, compute
 from .samples import Sample, seeded_samples
+from .walk import compute_walk, frames, unrolled
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,12 @@ def capture_graph(model: LoadedModel, spec: GraphSpec, options: ExportOptions) -
     asked = _asked(model, spec, options)
     axes = _moved(spec.dynamic, resolve_axes(asked, spec.inputs)) if asked else spec.dynamic
     captured = capture(model, spec, axes)
+    network = FlatGraph(model.module, spec)
+    if spec.states:
+        graph = described(captured)
+        walk = list(frames(model.task, spec, graph, options.samples))
+        reference = compute_walk(network, graph, walk)
+        return Captured(spec, run_pipeline(captured), reference, model.module)
     samples = [
         *seeded_samples(model.task, spec.inputs, axes),
         *real_samples(
@@ -42,9 +51,38 @@ def capture_graph(model: LoadedModel, spec: GraphSpec, options: ExportOptions) -
         ),
     ]
     renamed = [_by_graph_name(sample, captured) for sample in samples]
-    network = FlatGraph(model.module, spec)
     reference = compute(network, captured.outputs, renamed)
     return Captured(spec, run_pipeline(captured), reference, model.module)
+
+
+def described(program: Program) -> Graph:
+    """A graph's contract, as the manifest has it."""
+    return Graph(
+        name=program.name,
+        inputs=program.inputs,
+        outputs=program.outputs,
+        dynamic=dict(program.dynamic),
+        states=program.states,
+        picked=program.picked,
+    )
+
+
+def as_single_calls(captured: Captured) -> Captured:
+    """A streaming graph as one without state, each of its frames a sample of its own.
+
+    For what looks at one call at a time; other graphs are given back as they are.
+    """
+    if not captured.spec.states:
+        return captured
+    found = unrolled(
+        captured.module, captured.spec, described(captured.program), captured.reference
+    )
+    return replace(
+        captured,
+        spec=replace(captured.spec, states=()),
+        program=replace(captured.program, states=()),
+        reference=found,
+    )
 
 
 def _asked(model: LoadedModel, spec: GraphSpec, options: ExportOptions) -> Dynamic:

@@ -97,7 +97,8 @@ def _stored(bundle: Bundle, graph: Graph) -> Reference:
         raise BundleError(
             f"the graph {graph.name} carries no reference", "", "verify with --samples DIR"
         )
-    return load_reference(bundle.file(graph.reference), graph.inputs, graph.outputs)
+    path = bundle.file(graph.reference)
+    return load_reference(path, graph.inputs, graph.outputs, graph.states)
 
 
 def _judge(
@@ -205,9 +206,12 @@ def _axes(graph: Graph) -> dict[str, dict[str, tuple[int, int]]]:
 
 
 def _locate(bundle: Bundle, graph: Graph, artifact: Artifact, captured: Captured) -> Location:
+    from .captured import as_single_calls
     from .locate import locate
     from .targets import choose
 
+    captured = as_single_calls(captured)
+    graph = graph.model_copy(update={"states": ()}) if graph.states else graph
     target = choose([artifact.target])[0]
     with restored(bundle, artifact) as (files, plain):
         return locate(target, captured, files, graph, plain)

@@ -27,7 +27,7 @@ from ..quant.evaluation import Evaluation, check_classes
 from ..quant.precision import failures
 from .alternatives import settle
 from .artifacts import describe_artifact, explain_refusal, reason_of, reject, verified
-from .captured import Captured, capture_graph
+from .captured import Captured, as_single_calls, capture_graph, described
 from .conditioning import rounding_noise, widened
 from .evaluate import evaluate_export, evaluation_info, open_evaluation, recorded, task_graph
 from .locate import locate
@@ -174,14 +174,7 @@ def record_graph(
 
 def describe_graph(program: Program) -> Graph:
     """A graph's contract, as the manifest has it."""
-    return Graph(
-        name=program.name,
-        inputs=program.inputs,
-        outputs=program.outputs,
-        dynamic=dict(program.dynamic),
-        states=program.states,
-        picked=program.picked,
-    )
+    return described(program)
 
 
 def export_graph(
@@ -218,7 +211,8 @@ def export_graph(
 
 def _allow_for_rounding(check: Verification, captured: Captured) -> Verification:
     """Judge the same metrics by what fp32 can promise for this network (see conditioning)."""
-    noise = rounding_noise(captured.module, captured.spec, captured.reference)
+    alone = as_single_calls(captured)
+    noise = rounding_noise(alone.module, alone.spec, alone.reference)
     if noise is None or check.metrics is None:
         return check
     bounds = widened(check.thresholds, noise)
@@ -246,7 +240,8 @@ def _failed(
     reason = f"{target.name} departs from PyTorch: {'; '.join(broken)}"
     details = dict(artifact.details)
     if options.locate:
-        found = locate(target, captured, writer, describe_graph(captured.program), artifact)
+        alone = as_single_calls(captured)
+        found = locate(target, alone, writer, describe_graph(alone.program), artifact)
         details["located"] = found.to_json()
         reason += f"; first departure: {found.describe()}"
     changed = artifact.model_copy(update={"reason": reason, "details": details})

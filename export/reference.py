@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgekit.errors import BundleError, UsageError
-from edgekit.manifest import TensorSpec
+from edgekit.manifest import StatePair, TensorSpec
 
 from .samples import Sample
 
@@ -82,9 +82,14 @@ def save_reference(reference: Reference, path: Path) -> None:
 
 
 def load_reference(
-    path: Path, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
+    path: Path,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    states: Sequence[StatePair] = (),
 ) -> Reference:
     """Read what :func:`save_reference` wrote.
+
+    Of a streaming graph the state may be left out (see :mod:`.walk`).
 
     Raises:
         BundleError: it is damaged, or does not fit the graph.
@@ -95,6 +100,8 @@ def load_reference(
         with safe_open(path, framework="numpy") as file:
             origins = json.loads(file.metadata()["samples"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        inputs = _stored(tensors, "0/in", inputs, {pair.input for pair in states})
+        outputs = _stored(tensors, "0/out", outputs, {pair.output for pair in states})
         samples = [
             Sample(str(origin), _pick(tensors, f"{index}/in", inputs))
             for index, origin in enumerate(origins)
@@ -103,6 +110,13 @@ def load_reference(
     except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
         raise BundleError(f"the reference {path.name} cannot be read", str(error)) from error
     return Reference(tuple(samples), tuple(answers))
+
+
+def _stored(
+    tensors: Mapping[str, np.ndarray], prefix: str, specs: Sequence[TensorSpec], state: set[str]
+) -> list[TensorSpec]:
+    """The specs without those parts of the state that were left out."""
+    return [s for s in specs if s.name not in state or f"{prefix}/{s.name}" in tensors]
 
 
 def _pick(

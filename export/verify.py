@@ -30,6 +30,7 @@ from ..runtimes import registry
 from ..runtimes.sessions.base import Session
 from .match_rows import matched
 from .reference import Reference
+from .walk import Walk, runner
 
 REJECTED = ".rejected"
 
@@ -142,6 +143,7 @@ def open_to_judge(
         ) from error
     if session is None:
         raise absent
+    session.states = graph.states
     return Opened(session, why)
 
 
@@ -152,7 +154,9 @@ def open_session(
     chosen = registry.get(runtime) if runtime else registry.for_target(artifact.target)
     if (lacking := registry.missing(chosen)) is not None:
         raise lacking
-    return registry.session_class(chosen)(files, graph, artifact)
+    session = registry.session_class(chosen)(files, graph, artifact)
+    session.states = graph.states
+    return session
 
 
 def judge(
@@ -164,8 +168,9 @@ def judge(
         picked: which rows the outputs are of, where the network picks them (see match_rows).
     """
     found, notes = [], []
+    run = runner(session, reference)
     for sample, expected in zip(reference.samples, reference.outputs, strict=True):
-        outputs = run_sample(session, sample.inputs)
+        outputs = run_sample(run, sample.inputs)
         if picked is not None:
             rows = matched(outputs, expected, picked)
             outputs, expected = rows.actual, rows.wanted
@@ -181,7 +186,9 @@ def judge(
     return worst(found), tuple(dict.fromkeys(notes))
 
 
-def run_sample(session: Session, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def run_sample(
+    session: Session | Walk, inputs: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
     """One run; a runtime's own failure on checked inputs is a finding, not a crash."""
     try:
         return session.run(inputs)

@@ -58,7 +58,8 @@ def load(
     from .weights import apply_checkpoint, load_checkpoint
 
     path = _checkpoint(registered, weights)
-    state = load_checkpoint(path) if path else None
+    read = resolve(registered.reader) if registered.reader else load_checkpoint
+    state = read(path) if path else None
     info = read_info(path) if path else None
     if info is not None and info.model != registered.name:
         raise InputError(

@@ -15,6 +15,7 @@ from edgekit.manifest import TaskInfo
 from .dart_graphs import ENTRIES as DART
 from .dsvt.entries import ENTRIES as DSVT
 from .heads import CLASSIFICATION, HEADS
+from .moshi.entries import ENTRIES as MOSHI
 from .physioser.entries import ENTRIES as PHYSIOSER
 from .spec import LABELS, GraphSpec, InputSpec, ModelSpec
 
@@ -136,6 +137,7 @@ _SPECS = {
         _EFFICIENTNET_LITE0,
         *DART,
         *DSVT,
+        *MOSHI,
         *PHYSIOSER,
     )
 }

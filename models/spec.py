@@ -76,6 +76,9 @@ class ModelSpec:
             builder's arguments (see :class:`edgekit.models.checkpoint_info.CheckpointInfo`).
         classes: how many the classifier tells apart; None where ``builder`` has no argument
             of that name. rows: as in :class:`edgekit.models.heads.Head`.
+        reader: ``"package.module:callable"`` that reads a checkpoint's path into tensors by
+            the network's keys, where official files have a form of their own; None: as
+            :func:`edgekit.models.weights.load_checkpoint`.
     """
 
     name: str
@@ -94,6 +97,7 @@ class ModelSpec:
     changes: tuple[str, ...] = ()
     classes: int | None = None
     rows: tuple[str, int] | None = None
+    reader: str | None = None
 
     def build(self) -> nn.Module:
         """The network with random weights, in eval mode."""

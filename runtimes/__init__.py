@@ -18,8 +18,17 @@ from edgekit.manifest import Artifact, Graph
 from . import registry
 from .registry import Runtime
 from .sessions.base import Session
+from .streaming import StreamingSession
 
-__all__ = ["RUNTIMES", "Session", "available", "load", "open_artifact"]
+__all__ = [
+    "RUNTIMES",
+    "Session",
+    "StreamingSession",
+    "available",
+    "load",
+    "open_artifact",
+    "stream",
+]
 
 RUNTIMES: Final = tuple(registry.RUNTIMES)
 """The names of all runtimes, in the order in which ``auto`` prefers them."""
@@ -74,6 +83,28 @@ def load(
     return session
 
 
+def stream(
+    bundle: str | Path | Bundle,
+    runtime: str = AUTO,
+    threads: int | None = None,
+    graph: str | None = None,
+) -> StreamingSession:
+    """Load a graph that carries state; arguments and errors as in :func:`load`.
+
+    Returns:
+        a session that owns the state; it closes what was opened here when it is closed.
+
+    Raises:
+        UnsupportedError: the graph carries no state.
+    """
+    session = load(bundle, runtime, threads, graph)
+    try:
+        return StreamingSession(session)
+    except BaseException:
+        session.close()
+        raise
+
+
 def available(bundle: str | Path | Bundle, graph: str | None = None) -> list[str]:
     """The runtimes that a graph of ``bundle`` has an artifact for and that can work here.
 
@@ -105,7 +136,9 @@ def open_artifact(
     runtime = registry.for_target(artifact.target)
     if (lacking := registry.missing(runtime)) is not None:
         raise lacking
-    return registry.session_class(runtime)(files, graph, artifact, threads, **options)
+    session = registry.session_class(runtime)(files, graph, artifact, threads, **options)
+    session.states = graph.states
+    return session
 
 
 def _usable(graph: Graph) -> dict[str, Artifact]:

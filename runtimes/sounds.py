@@ -95,3 +95,22 @@ def _checked(samples: np.ndarray, name: str) -> np.ndarray:
     if not np.isfinite(samples).all():
         raise InputError(f"{name} is no sound", "it holds values that are not finite")
     return np.ascontiguousarray(samples, np.float32)
+
+
+#: Formats that sound is written in: of 16-bit numbers, whatever the file's own are.
+WRITTEN: Final = {".wav": "WAV", ".flac": "FLAC"}
+
+
+def write_sound(path: Path, samples: np.ndarray, rate: int, kind: str) -> None:
+    """Write sound as 16-bit numbers; what is beyond [-1, 1] is clipped.
+
+    Args:
+        samples: (samples,) float32. rate: samples a second. kind: an ending in :data:`WRITTEN`.
+
+    Raises:
+        MissingBackendError: soundfile is not installed.
+        OSError: it cannot be written.
+    """
+    soundfile = _soundfile()
+    clipped = np.clip(samples, -1.0, 1.0)
+    soundfile.write(path, clipped, rate, format=WRITTEN[kind], subtype="PCM_16")

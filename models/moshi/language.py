@@ -133,6 +133,6 @@ def _sample(logits: Tensor, noise: Tensor, top_k: Tensor) -> Tensor:
     ranks = torch.arange(1, count + 1, dtype=torch.int32)
     # The k-th largest as a masked sum: a gather whose index is an input suits few runtimes.
     ranked = torch.topk(logits, count).values
-    least = torch.where(ranks == top_k, ranked, 0.0).sum(-1, keepdim=True)
+    least = (ranked * (ranks == top_k).to(ranked.dtype)).sum(-1, keepdim=True)
     hidden = (logits < least) & (top_k > 0) & (top_k < count)
-    return torch.where(hidden, HIDDEN, logits + noise).argmax(-1).to(torch.int32)
+    return (logits + noise + HIDDEN * hidden.to(logits.dtype)).argmax(-1).to(torch.int32)

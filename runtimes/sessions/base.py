@@ -7,13 +7,13 @@ takes and gives NumPy arrays by name, and never needs torch.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar, Protocol
 
 import numpy as np
 
 from edgekit.errors import BundleError, InputError, UsageError
-from edgekit.manifest import AxisRange, TensorSpec
+from edgekit.manifest import AxisRange, StatePair, TensorSpec
 
 _NDARRAY = np.ndarray
 _LONGEST_REASON = 240  # characters of a runtime's own message that are worth repeating
@@ -34,11 +34,14 @@ class Session(ABC):
         inputs, outputs: typed specs in graph order. dynamic: sizes of their dynamic axes.
         threads: intra-operator threads asked for, or None for the runtime's own default.
         effective_precision: what the runtime says it computes in.
+        states: which outputs are fed back into which inputs, of a streaming graph; whoever
+            runs it does that (see :class:`edgekit.runtimes.streaming.StreamingSession`).
 
     A session serves one thread at a time; make one per thread to run several at once.
     """
 
     runtime: ClassVar[str]
+    states: tuple[StatePair, ...] = ()
 
     def __init__(
         self,
@@ -79,6 +82,28 @@ class Session(ABC):
     @abstractmethod
     def _run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run with inputs that have been checked."""
+
+    def bind(
+        self, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]
+    ) -> Callable[[], None]:
+        """A run over arrays that stay where they are, for graphs that are run again and again.
+
+        Each call of what is returned reads ``inputs`` as they are then and writes ``outputs``,
+        in place where the runtime can. Both are contiguous, share no memory, and live as long
+        as what is returned.
+
+        Raises:
+            InputError: a name, dtype or shape is wrong; when called, as :meth:`run`.
+        """
+        self._check(inputs)
+        inputs, outputs = dict(inputs), dict(outputs)
+
+        def run() -> None:
+            found = self._run(inputs)
+            for name, array in outputs.items():
+                np.copyto(array, found[name])
+
+        return run
 
     def close(self) -> None:
         """Release what the runtime holds; the session cannot run afterwards."""

@@ -9,14 +9,14 @@ from __future__ import annotations
 import contextlib
 import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any, ClassVar, Final
 
 import numpy as np
 
 from edgekit.bundle import Files
-from edgekit.errors import BundleError, MissingBackendError, UnsupportedError
+from edgekit.errors import BundleError, MissingBackendError, UnsupportedError, UsageError
 from edgekit.manifest import Artifact, Graph
 
 from .base import Session, failed, first_reason, refused
@@ -108,18 +108,36 @@ class ExecuTorchSession(Session):
             )
 
     def _run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        generation = _Pool.ready(self._library, self.threads)
-        if generation != self._generation:
-            self._load(generation)
-        tensors = [self._tensor(inputs[name]) for name in self._input_names]
-        try:
-            results = self._method.execute(tensors)
-        except RuntimeError as e:
-            raise failed(self.runtime, RuntimeError(self._reason(tensors) or str(e))) from e
+        results = self._execute([self._tensor(inputs[name]) for name in self._input_names])
         return {
             spec.name: np.asarray(result, dtype=spec.dtype)
             for spec, result in zip(self.outputs, results, strict=True)
         }
+
+    def bind(
+        self, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]
+    ) -> Callable[[], None]:
+        """As :meth:`.base.Session.bind`: inputs are read in place, outputs are copied."""
+        self._check(inputs)
+        tensors = [self._tensor(inputs[name]) for name in self._input_names]
+        sinks = [outputs[name] for name in self._output_names]
+
+        def run() -> None:
+            for sink, result in zip(sinks, self._execute(tensors), strict=True):
+                np.copyto(sink, np.asarray(result), casting="same_kind")
+
+        return run
+
+    def _execute(self, tensors: list[Any]) -> list[Any]:
+        generation = _Pool.ready(self._library, self.threads)
+        if generation != self._generation:
+            self._load(generation)
+        if self._method is None:
+            raise UsageError("this session is closed", "", "load the bundle again")
+        try:
+            return self._method.execute(tensors)
+        except RuntimeError as e:
+            raise failed(self.runtime, RuntimeError(self._reason(tensors) or str(e))) from e
 
     def _reason(self, tensors: list[Any]) -> str:
         """Why a run failed: the exception has a number only, the log names the operator."""

@@ -21,6 +21,8 @@ from .features import Features
 from .lidar_detection import LidarDetection
 from .prompted_detection import PromptedDetection
 from .segmentation import Segmentation
+from .speech_codec import SpeechCodec
+from .speech_dialogue import SpeechDialogue
 from .speech_emotion import SpeechEmotion
 from .tensors import Tensors
 
@@ -37,6 +39,8 @@ TASKS: Final[dict[str, type[Task]]] = {
         PromptedDetection,
         LidarDetection,
         SpeechEmotion,
+        SpeechCodec,
+        SpeechDialogue,
     )
 }
 """The task classes by the kind that a manifest states."""
