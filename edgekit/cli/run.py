@@ -31,7 +31,9 @@ Threads = Annotated[
 ]
 OutPath = Annotated[
     str | None,  # not a Path, which loses the slash at the end of a folder's name
-    typer.Option("--out", "-o", metavar="OUT", help="Write: .json, .npz, .png, .rrd, FOLDER/ …"),
+    typer.Option(
+        "--out", "-o", metavar="OUT", help="Write: .json, .npz, .png, .wav, .rrd, FOLDER/ …"
+    ),
 ]
 Classes = Annotated[
     str | None,
@@ -96,7 +98,7 @@ def command(
     """Run a bundle on real input: a picture, a file of arrays, a video, a folder.
 
     Prints what the task finds: labels, boxes, the share of each class, figures of arrays.
-    -o writes it: drawn into the picture, as JSON, or as arrays.
+    -o writes it: drawn into the picture, as sound or its codes, as JSON, or as arrays.
     """
     from edgekit.bundle import Bundle
     from edgekit.runtimes.tasks import TASKS

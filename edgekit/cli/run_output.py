@@ -1,4 +1,4 @@
-"""Where ``edgekit run -o OUT`` puts what a task found: JSON, arrays, a clip, a folder."""
+"""Where ``edgekit run -o OUT`` puts what a task found: JSON, arrays, sound, a clip, a folder."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ RESULTS_NAME = "results.json"
 ARRAYS_SUFFIX = ".npz"
 PICTURE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 RECORDING_SUFFIX = ".rrd"
+SOUND_SUFFIXES = (".wav", ".flac")
+TOKENS_SUFFIX = ".safetensors"
 CLIP_SUFFIXES = (".mp4", ".gif", ".webp")
 JPEG_QUALITY = 92
 
@@ -95,6 +97,36 @@ class PictureFile(_AnswerFile):
         _write_picture(self.path, result.draw(file))
 
 
+class SoundFile(_AnswerFile):
+    """A single answer as sound."""
+
+    def take(self, file: Path, runtime: str, result: Result) -> None:
+        """Write it."""
+        save = getattr(result, "save_sound", None)
+        if save is None:
+            raise UsageError(
+                f"cannot write {self.path}",
+                "the answers of this task are no sound",
+                "give -o a name that ends in .json",
+            )
+        write_whole(self.path, lambda part: save(part, self.path.suffix.lower()))
+
+
+class TokensFile(_AnswerFile):
+    """A single answer as a file of codes, which ``edgekit run`` takes back."""
+
+    def take(self, file: Path, runtime: str, result: Result) -> None:
+        """Write it."""
+        save = getattr(result, "save_tokens", None)
+        if save is None:
+            raise UsageError(
+                f"cannot write {self.path}",
+                "the answers of this task are no codes",
+                "give -o a name that ends in .json",
+            )
+        write_whole(self.path, save)
+
+
 class RecordingFile(_AnswerFile):
     """A single answer as a recording for the Rerun viewer."""
 
@@ -128,7 +160,7 @@ class Folder(Destination):
     """The document, and of a task that draws a picture of every answer.
 
     NAME.RUNTIME.png is drawn, NAME.RUNTIME.mask.png holds class indices, NAME.RUNTIME.mp4 (or
-    .webp, of what was none) is a clip; where two inputs have one name, the second is NAME-2.
+    .webp, of what was none) is a clip, NAME.RUNTIME.wav is sound; where two inputs have one name, the second is NAME-2.
     """
 
     def __init__(self, path: Path) -> None:
@@ -136,11 +168,15 @@ class Folder(Destination):
         self._names: dict[Path, str] = {}
 
     def take(self, file: Path, runtime: str, result: Result) -> None:
-        """Draw and write, if the task draws."""
-        if not draws(result) and not moves(result):
+        """Draw and write, if the task draws, or its answer is sound."""
+        sounds = hasattr(result, "save_sound")
+        if not draws(result) and not moves(result) and not sounds:
             return
         self._make()
         name = f"{self._name(file)}.{runtime}"
+        if sounds:
+            write_whole(self.path / f"{name}.wav", lambda part: result.save_sound(part, ".wav"))
+            return
         if moves(result):
             from edgekit.runtimes.clips import SUFFIXES
 
@@ -188,7 +224,8 @@ def destination(out: str, answers: int) -> Destination:
     if out.endswith(separators) or path.is_dir():
         return Folder(path)
     suffix = path.suffix.lower()
-    if suffix not in (ARRAYS_SUFFIX, RECORDING_SUFFIX, *PICTURE_FORMATS, *CLIP_SUFFIXES):
+    whole = (ARRAYS_SUFFIX, RECORDING_SUFFIX, TOKENS_SUFFIX, *SOUND_SUFFIXES)
+    if suffix not in (*whole, *PICTURE_FORMATS, *CLIP_SUFFIXES):
         return JsonFile(path)
     if answers != 1:
         raise UsageError(
@@ -203,6 +240,10 @@ def destination(out: str, answers: int) -> Destination:
         return RecordingFile(path)
     if suffix in CLIP_SUFFIXES:
         return ClipFile(path)
+    if suffix in SOUND_SUFFIXES:
+        return SoundFile(path)
+    if suffix == TOKENS_SUFFIX:
+        return TokensFile(path)
     return ArraysFile(path) if suffix == ARRAYS_SUFFIX else PictureFile(path)
 
 

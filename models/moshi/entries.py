@@ -54,7 +54,8 @@ def codec_graphs(config: MimiConfig, cache: Cache = "slice") -> tuple[GraphSpec,
 
 def language_graphs(config: LanguageConfig, cache: Cache = "slice") -> tuple[GraphSpec, GraphSpec]:
     """Tokens to what follows, and that to the own codes of a frame."""
-    tokens = InputSpec("tokens", "int32", (1, 1 + config.streams, 1), high=config.audio_cards)
+    every = min(config.audio_cards, config.text_cards)  # what text and codes both have
+    tokens = InputSpec("tokens", "int32", (1, 1 + config.streams, 1), high=every)
     temporal = _graph(
         TEMPORAL,
         "temporal_step",
