@@ -45,18 +45,33 @@ class AttentiveStatistics(nn.Module):
 
 
 class VocalEncoder(nn.Module):
-    """Quartet (batch, 4, bands, frames) to (batch, embedding)."""
+    """Quartet (batch, 4, bands, frames) to (batch, embedding).
+
+    What is left of the bands is joined by one linear map: where on the frequency axis something
+    happens says who speaks and how, which a mean over it would lose.
+    """
 
     def __init__(self, config: VocalConfig, embedding: int) -> None:
         super().__init__()
         steps = zip((4, *config.widths[:-1]), config.widths, config.strides, strict=True)
         self.blocks = nn.Sequential(*(QuaternionBlock(*step) for step in steps))
-        last = config.widths[-1]
+        rows, last = config.front_end.bands, config.widths[-1]
+        for stride, _ in config.strides:
+            rows = -(-rows // stride)
+        self.join = nn.Sequential(nn.Conv1d(rows * last, last, 1), nn.BatchNorm1d(last), nn.ReLU())
         self.pool = AttentiveStatistics(last)
         self.norm = nn.BatchNorm1d(2 * last)
         self.dropout = nn.Dropout(config.dropout)
         self.project = nn.Linear(2 * last, embedding)
 
+    def summary(self, quartet: Tensor) -> Tensor:
+        """What the branch holds of an utterance: (batch, 2 * the last width)."""
+        maps = self.blocks(quartet).flatten(1, 2)
+        return self.norm(self.pool(self.join(maps)))
+
+    def embed(self, summary: Tensor) -> Tensor:
+        """The embedding (batch, embedding) of :meth:`summary`."""
+        return self.project(self.dropout(summary))
+
     def forward(self, quartet: Tensor) -> Tensor:
-        maps = self.blocks(quartet).mean(dim=2)
-        return self.project(self.dropout(self.norm(self.pool(maps))))
+        return self.embed(self.summary(quartet))

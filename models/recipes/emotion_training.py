@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy, normalize
 from edgekit.errors import InputError
 
 from ..physioser.network import PhysioSER
+from .emotion_guide import Guide
 from .training import learning_rate, seed_of
 
 _LEAST_DEVIATION: Final = 1e-3
@@ -58,7 +59,8 @@ class EmotionHyperparameters:
             (arXiv:1904.08779), each of up to ``longest`` frames or ``widest`` bands.
         gain: deviation of the log-energy's offset, in its own deviations.
         branches: weight of each branch's own cross-entropy. contrast: of the contrastive loss,
-            at ``temperature``.
+            at ``temperature``. guidance: of what the vocal branch tells of the speech network
+            (see :mod:`.emotion_guide`), where there is one.
     """
 
     epochs: int = 60
@@ -78,6 +80,7 @@ class EmotionHyperparameters:
     branches: float = 0.5
     contrast: float = 0.1
     temperature: float = 0.1
+    guidance: float = 1.0
     seed: int = 0
 
 
@@ -89,6 +92,7 @@ class Fitting:
 
     Attributes:
         epoch: how many are done.
+        learner: all that learns: the network, and what only guides it.
     """
 
     def __init__(
@@ -103,12 +107,22 @@ class Fitting:
         self.network, self.data, self.chosen, self.indices = network, data, chosen, indices
         self.epoch = 0
         measure(network, data, indices)
+        self._guide = self._make_guide()
+        self.learner = nn.ModuleList([network] if self._guide is None else [network, self._guide])
         self._batch = min(chosen.batch, len(indices))
-        self._learnt = [one for one in network.parameters() if one.requires_grad]
+        self._learnt = [one for one in self.learner.parameters() if one.requires_grad]
         self.optimizer = torch.optim.AdamW(self._learnt, weight_decay=chosen.weight_decay)
         counts = torch.bincount(data.classes[indices], minlength=network.config.classes)
         balance = counts.clamp(min=1).float().rsqrt()
         self._balance = balance / balance.mean()
+
+    def _make_guide(self) -> Guide | None:
+        vocal = self.network.config.vocal
+        if vocal is None or self.data.statistics is None or not self.chosen.guidance:
+            return None
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of(self.chosen.seed, 0, 1))
+            return Guide(2 * vocal.widths[-1], self.data.statistics[self.indices, 0])
 
     @property
     def done(self) -> bool:
@@ -135,12 +149,36 @@ class Fitting:
     def _step(self, part: Tensor, rate: float) -> float:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        loss = _loss(self.network, self.data, part, self.chosen, self._balance)
+        loss = self._loss(part)
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self._learnt, self.chosen.clip)
         self.optimizer.step()
         return float(loss.detach())
+
+    def _loss(self, part: Tensor) -> Tensor:
+        network, chosen = self.network, self.chosen
+        variants = torch.randint(0, self.data.quartets.shape[1], (len(part),))
+        mix = Mix.draw(len(part), chosen.mixup)
+        heard = hear(network, self.data, part, variants, mix, chosen)
+        classes = self.data.classes[part]
+
+        def judged(logits: Tensor) -> Tensor:
+            each = [
+                cross_entropy(logits, wanted, self._balance, label_smoothing=chosen.smoothing)
+                for wanted in (classes, classes[mix.other])
+            ]
+            return mix.share * each[0] + (1 - mix.share) * each[1]
+
+        found = heard.embeddings
+        loss = judged(network.classify(found))
+        if len(found) == 2:
+            loss = loss + chosen.branches * sum(judged(network.classify([one])) for one in found)
+            loss = loss + chosen.contrast * contrastive(*found, chosen.temperature)
+        if self._guide is not None:
+            statistics = mix.of(self.data.statistics[part, variants])
+            loss = loss + chosen.guidance * self._guide(heard.summary, statistics)
+        return loss
 
 
 def measure(network: PhysioSER, data: SpeechSet, indices: Tensor) -> None:
@@ -162,35 +200,8 @@ def predict(network: PhysioSER, data: SpeechSet, indices: Tensor) -> Tensor:
     found = []
     for part in indices.split(64):
         zero = torch.zeros(len(part), dtype=torch.long)
-        found.append(network.classify(_embeddings(network, data, part, zero)).softmax(-1))
+        found.append(network.classify(hear(network, data, part, zero).embeddings).softmax(-1))
     return torch.cat(found)
-
-
-def _loss(
-    network: PhysioSER,
-    data: SpeechSet,
-    part: Tensor,
-    chosen: EmotionHyperparameters,
-    balance: Tensor,
-) -> Tensor:
-    variants = torch.randint(0, data.quartets.shape[1], (len(part),))
-    other = torch.randperm(len(part))
-    share = torch.distributions.Beta(chosen.mixup, chosen.mixup).sample()
-    found = _embeddings(network, data, part, variants, (other, share), chosen)
-    classes = data.classes[part]
-
-    def judged(logits: Tensor) -> Tensor:
-        each = [
-            cross_entropy(logits, wanted, balance, label_smoothing=chosen.smoothing)
-            for wanted in (classes, classes[other])
-        ]
-        return share * each[0] + (1 - share) * each[1]
-
-    loss = judged(network.classify(found))
-    if len(found) == 2:
-        loss = loss + chosen.branches * sum(judged(network.classify([one])) for one in found)
-        loss = loss + chosen.contrast * contrastive(*found, chosen.temperature)
-    return loss
 
 
 def contrastive(first: Tensor, second: Tensor, temperature: float) -> Tensor:
@@ -200,31 +211,62 @@ def contrastive(first: Tensor, second: Tensor, temperature: float) -> Tensor:
     return (cross_entropy(alike, own) + cross_entropy(alike.T, own)) / 2
 
 
-def _embeddings(
+@dataclass(frozen=True)
+class Mix:
+    """Windows mixed in pairs: each takes ``share`` of itself, the rest of the ``other`` one."""
+
+    other: Tensor
+    share: Tensor
+
+    @classmethod
+    def draw(cls, count: int, alpha: float) -> Mix:
+        """At random, ``share`` from a beta distribution with ``alpha`` twice."""
+        other = torch.randperm(count)
+        return cls(other, torch.distributions.Beta(alpha, alpha).sample())
+
+    def of(self, values: Tensor) -> Tensor:
+        """Values (batch, ...), mixed."""
+        return self.share * values + (1 - self.share) * values[self.other]
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What the branches make of some windows.
+
+    Attributes:
+        embeddings: (batch, embedding) of each branch. summary: of the vocal one, see
+            :meth:`~..physioser.vocal.VocalEncoder.summary`; None without it.
+    """
+
+    embeddings: list[Tensor]
+    summary: Tensor | None
+
+
+def hear(
     network: PhysioSER,
     data: SpeechSet,
     part: Tensor,
     variants: Tensor,
-    mix: tuple[Tensor, Tensor] | None = None,
+    mix: Mix | None = None,
     varied: EmotionHyperparameters | None = None,
-) -> list[Tensor]:
-    """What each branch makes of some windows; in training varied and mixed in pairs."""
-
-    def mixed(values: Tensor) -> Tensor:
-        if mix is None:
-            return values
-        other, share = mix
-        return share * values + (1 - share) * values[other]
-
-    found = []
+) -> Heard:
+    """What each branch makes of some windows; in training varied, and mixed in pairs."""
+    mixed = mix.of if mix is not None else lambda values: values
+    embeddings, summary = [], None
     if network.config.vocal is not None:
         front = network.quartet
         x = (data.quartets[part, variants].float() - front.mean) / front.deviation
         x = x.clamp(-8, 8) if varied is None else vary(x.clamp(-8, 8), varied)
-        found.append(network.vocal(mixed(x) * network.gates))
+        # Four times as fast in halves where the processor has them (AMX); fp32 to judge by.
+        quick = varied is not None and torch.cpu._is_avx512_bf16_supported()
+        with torch.autocast("cpu", torch.bfloat16, enabled=quick):
+            x = (mixed(x) * network.gates).contiguous(memory_format=torch.channels_last)
+            summary = network.vocal.summary(x)
+        summary = summary.float()
+        embeddings.append(network.vocal.embed(summary))
     if network.latent is not None:
-        found.append(network.latent.embed(mixed(data.statistics[part, variants])))
-    return found
+        embeddings.append(network.latent.embed(mixed(data.statistics[part, variants])))
+    return Heard(embeddings, summary)
 
 
 def vary(quartets: Tensor, chosen: EmotionHyperparameters) -> Tensor:

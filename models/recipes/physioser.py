@@ -52,11 +52,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _check(options)
         torch.set_num_threads(options.threads)
         recordings = find_recordings(options.folder)
-        variant = VARIANTS[options.variant]
-        wanted = variant.get("speech", "whisper") is not None
-        speech = open_speech(options.speech) if wanted else None
+        guided = not options.unguided
+        needed = guided or _has_latent(options.variant)
+        speech = open_speech(options.speech) if needed else None
         data = prepare(recordings, speech, options.cache, _say)
-        chosen = EmotionHyperparameters(epochs=options.epochs, seed=options.seed)
+        chosen = EmotionHyperparameters(
+            epochs=options.epochs, seed=options.seed, guidance=float(guided)
+        )
         if options.evaluate is not None:
             evaluate(data, speech, options.variant, chosen, options.evaluate)
         if options.out is not None:
@@ -70,11 +72,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def make(variant: str, speech: Speech | None, seed: int) -> PhysioSER:
     """A network of this variant, with seeded weights where it learns."""
     config = replace(PhysioSERConfig(), **VARIANTS[variant])
+    speech = speech if _has_latent(variant) else None
     if speech is not None:
         config = replace(config, speech=speech.kind)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return PhysioSER(config, speech.network if speech else None).eval()
+
+
+def _has_latent(variant: str) -> bool:
+    return VARIANTS[variant].get("speech", "whisper") is not None
 
 
 def train(
@@ -96,7 +103,7 @@ def train(
             raise InputError(
                 f"{state} is of another run", "its data or settings differ", "remove that file"
             )
-        restore_state(network, fitting.optimizer, tensors)
+        restore_state(fitting.learner, fitting.optimizer, tensors)
         fitting.epoch = values["epoch"]
         _say(f"going on after epoch {fitting.epoch}")
     started = time.monotonic()
@@ -104,8 +111,9 @@ def train(
         loss = fitting.run_epoch()
         _say(f"epoch {fitting.epoch} of {chosen.epochs}: loss {loss:.3f}")
         if fitting.epoch % 10 == 0 and not fitting.done:
-            kept = state_of(network, fitting.optimizer)
+            kept = state_of(fitting.learner, fitting.optimizer)
             save_state(state, kept, {**said, "epoch": fitting.epoch})
+    speech = speech if _has_latent(variant) else None
     info = CheckpointInfo(
         model=_MODELS[variant],
         head="speech-emotion",
@@ -176,6 +184,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--evaluate", type=Path, metavar="FOLDER", help="leave one speaker out, report here")
     add("--variant", choices=VARIANTS, default="full", help="what the network has (full)")
     add("--speech", type=Path, help="another speech network: a folder of Hugging Face's")
+    add(
+        "--unguided",
+        action="store_true",
+        help="the vocal branch does not learn from the speech network, which it then needs not",
+    )
     add("--epochs", type=int, default=EmotionHyperparameters().epochs)
     add("--seed", type=int, default=0)
     add("--threads", type=int, default=2, help="of PyTorch (2)")

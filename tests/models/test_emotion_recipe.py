@@ -11,11 +11,13 @@ pytest.importorskip("soxr")
 import soundfile
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from edgekit.errors import InputError, MissingBackendError
 from edgekit.models import load
 from edgekit.models.physioser.config import VocalConfig
 from edgekit.models.recipes import emotion_speech, physioser
+from edgekit.models.recipes.emotion_guide import Guide
 from edgekit.models.recipes.emotion_report import write_report
 from edgekit.models.recipes.emotion_speech import Speech, find_recordings, open_speech, prepare
 from edgekit.models.recipes.emotion_training import (
@@ -79,7 +81,7 @@ def test_recordings_are_found_by_their_names(folder):
 
 def test_one_speaker_is_left_out_at_a_time(folder, tmp_path, capsys):
     report = tmp_path / "report"
-    options = ("--evaluate", report, "--variant", "vocal", "--epochs", "40")
+    options = ("--evaluate", report, "--variant", "vocal", "--epochs", "40", "--unguided")
     assert run(folder, tmp_path, *options) == 0
     found = json.loads((report / "vocal.json").read_text())
     assert found["uar"]["value"] >= 0.75
@@ -113,7 +115,9 @@ def test_the_checkpoint_deploys(folder, tmp_path, speech, capsys, monkeypatch):
     assert torch.allclose(found, wanted, atol=2e-3)  # features are kept in half precision
 
 
-def test_an_interrupted_run_goes_on_as_if_it_had_not_been(folder, tmp_path, monkeypatch, capsys):
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
+    folder, tmp_path, speech, monkeypatch, capsys
+):
     options = ("--variant", "vocal", "--epochs", "11")
     whole, broken = tmp_path / "whole.safetensors", tmp_path / "broken.safetensors"
     assert run(folder, tmp_path, "-o", whole, *options) == 0
@@ -195,6 +199,45 @@ def test_folders_without_a_network_are_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "whisper"}')
     with pytest.raises(InputError, match="cannot read the network"):
         open_speech(tmp_path)
+
+
+def test_the_guide_is_part_of_the_training_and_not_of_the_checkpoint(folder, tmp_path, speech):
+    guided, alone = tmp_path / "guided.safetensors", tmp_path / "alone.safetensors"
+    options = ("--variant", "vocal", "--epochs", "1")
+    assert run(folder, tmp_path, "-o", guided, *options) == 0
+    assert run(folder, tmp_path, "-o", alone, *options, "--unguided") == 0
+    first, second = load_file(guided), load_file(alone)
+    assert set(first) == set(second)
+    assert not any(name.startswith("latent") for name in first)
+    name = "vocal.blocks.0.down.weight"
+    assert not torch.equal(first[name], second[name])
+
+
+def test_an_unguided_vocal_branch_needs_no_speech_network(folder, tmp_path, monkeypatch):
+    def missing(source):
+        raise MissingBackendError("no speech network here")
+
+    monkeypatch.setattr(physioser, "open_speech", missing)
+    options = ("-o", tmp_path / "vocal.safetensors", "--variant", "vocal", "--epochs", "1")
+    assert run(folder, tmp_path, *options) == MissingBackendError.exit_code
+    assert run(folder, tmp_path, *options, "--unguided") == 0
+
+
+def test_the_guide_learns_what_the_speech_network_holds():
+    torch.manual_seed(0)
+    hidden = torch.randn(64, 3)
+    statistics = hidden @ torch.randn(3, 40) + 0.01 * torch.randn(64, 40)
+    guide = Guide(3, statistics, components=8)
+    assert guide.wanted(statistics).mean().abs() < 1e-4
+    optimizer = torch.optim.Adam(guide.parameters(), 0.05)
+    losses = []
+    for _ in range(200):
+        losses.append(guide(hidden, statistics))
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    # Three numbers make up nearly all of it, and the rest is noise that nobody can tell.
+    assert losses[-1] < 0.1 * losses[0]
 
 
 def test_what_is_alike_is_told_by_the_contrastive_loss():
