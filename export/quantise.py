@@ -24,7 +24,7 @@ from ..quant.plan import Arrays, QuantPlan, Scheme
 from ..quant.samples import Samples
 from .alternatives import settle
 from .budget import Job, Quantised, quantise_graph
-from .captured import Captured
+from .captured import Captured, as_single_calls
 from .evaluate import task_graph
 from .layers import linear_share, weight_layers
 from .options import ExportOptions
@@ -37,9 +37,10 @@ from .pipeline import (
 )
 from .precision_table import PrecisionTable
 from .program import module_path
+from .reference import Reference
 from .round_weights import find_corrections
 from .sample_judge import SampleJudge
-from .sample_sets import calibration_and_evaluation, own_samples
+from .sample_sets import calibration_and_evaluation, carries_state, own_samples
 from .sensitivity import rank_layers
 from .targets import Target
 from .targets.weight_only import LEAST_SHARE, refuse_dynamic
@@ -79,7 +80,7 @@ def write_quantised_bundle(
     with tempfile.TemporaryDirectory(prefix="edgekit-precisions-") as folder:
         spare = Path(folder)
         captured = capture_all(model, options, progress)
-        index = task_graph(model.graphs, model.task)
+        index = _compared(model, captured)
         jobs = _jobs(model, captured, index, options, progress)
         judges = {job.graph.name: job.judge for job in jobs.values()}
         table = PrecisionTable(model, captured, index, judges)
@@ -94,7 +95,9 @@ def write_quantised_bundle(
                 for number, job in jobs.items()
             }
             graphs = [
-                record_graph(writer, one.program, jobs[number].judge.stored, _chosen(found[number]))
+                record_graph(
+                    writer, one.program, _stored(one, jobs[number]), _chosen(found[number])
+                )
                 if number in jobs
                 else _in_fp32(writer, one, targets, options, progress)
                 for number, one in enumerate(captured)
@@ -106,6 +109,24 @@ def write_quantised_bundle(
         progress("timing every precision")
         measure({**table.bundles, CHOSEN: out})
     return manifest
+
+
+def _compared(model: LoadedModel, captured: Sequence[Captured]) -> int:
+    """Which graph precisions are compared by: the one that files go into, if it is quantised."""
+    wanted = task_graph(model.graphs, model.task)
+    order = (wanted, *(number for number in range(len(captured)) if number != wanted))
+    return next((number for number in order if _quantisable(captured[number])), wanted)
+
+
+def _quantisable(captured: Captured) -> bool:
+    """Whether a graph has layers, and the network does not want all of them in floating point."""
+    fixed = _fixed(captured)
+    return any(layer.node not in fixed for layer in weight_layers(captured.program))
+
+
+def _stored(captured: Captured, job: Job) -> Reference:
+    """What the bundle keeps to verify with: of a streaming graph the walk, not its single calls."""
+    return captured.reference if captured.spec.states else job.judge.stored
 
 
 def _chosen(found: Mapping[str, Quantised]) -> list:
@@ -135,12 +156,17 @@ def _jobs(
     progress: Progress,
 ) -> dict[int, Job]:
     """What is quantised, by the graph's number: the task's own graph, and those beside it."""
+    captured = [as_single_calls(one) for one in captured]
     one, asked = captured[index], options.quantisation
     scheme = _scheme(one, options.precision, asked)
-    sets = calibration_and_evaluation(model, one, asked, scheme, progress)
+    streams = carries_state(model, one) and scheme == "weights"
+    if streams and asked.calibration is None and asked.evaluation is None:
+        sets = None, own_samples(one)  # all of the walk's frames: none is held back
+    else:
+        sets = calibration_and_evaluation(model, one, asked, scheme, progress)
     jobs = {index: _job(model, one, scheme, sets, options, progress)}
     for number, other in enumerate(captured):
-        if number in jobs or not weight_layers(other.program):
+        if number in jobs or not _quantisable(other):
             continue
         if one.spec.name == other.spec.alternative or other.spec.name == one.spec.alternative:
             try:

@@ -58,7 +58,8 @@ class SampleJudge:
     ) -> None:
         classifier = task_kind == Classification.kind
         self._picked = graph.picked
-        self._answer = (answer or graph.outputs[0].name) if classifier else None
+        self._answer = (answer or graph.outputs[0].name) if classifier else captured.spec.answer
+        self._several = not classifier
         self._session = EagerSession(FlatGraph(captured.module, captured.spec), graph, THREADS)
         self._expected: list[dict[str, np.ndarray]] = []
         self.samples = samples
@@ -129,7 +130,7 @@ class SampleJudge:
             yield outputs, expected
 
     def _fidelity(self, pairs: Iterator[tuple[dict, dict]]) -> Fidelity:
-        tally = FidelityTally(self._answer)
+        tally = FidelityTally(self._answer, self._several)
         labels = self.samples.classes
         for index, (outputs, expected) in enumerate(pairs):
             tally.add(outputs, expected, None if labels is None else labels[index])

@@ -93,9 +93,11 @@ def _checked(samples: Samples) -> Samples:
 def _random(model: LoadedModel, captured: Captured, count: int) -> Samples:
     """Random numbers of the sizes that the graph was captured with.
 
-    Where numbers drawn at random are no input (they make no partition of a sweep), what the
-    task makes up takes their place.
+    Where numbers drawn at random are no input (they make no partition of a sweep, nor the state
+    that a stream comes to), what the export itself verifies with takes their place.
     """
+    if carries_state(model, captured):
+        return own_samples(captured)
     spec, known = captured.spec, TASKS.get(model.task.kind)
     names = tuple(one.name for one in spec.inputs)
     if known is not None and known.examples(model.task.params, names) is not None:
@@ -106,6 +108,11 @@ def _random(model: LoadedModel, captured: Captured, count: int) -> Samples:
     ]
     made = [_named(captured, random_inputs(inputs, seed=seed).values()) for seed in range(count)]
     return open_samples(made, _contract(captured), TRAIN, "random").titled("random numbers")
+
+
+def carries_state(model: LoadedModel, captured: Captured) -> bool:
+    """Whether the graph carries state, also where it is looked at call by call."""
+    return any(one.name == captured.spec.name and one.states for one in model.graphs)
 
 
 def _named(captured: Captured, arrays: Iterable[np.ndarray]) -> Arrays:

@@ -100,6 +100,8 @@ def unrolled(module: nn.Module, spec: GraphSpec, graph: Graph, reference: Refere
     For what looks at one call at a time: how much rounding matters, where a graph departs, what
     quantising costs. As many frames as fit into memory, two at least.
     """
+    from .capture import FlatGraph
+
     session = _eager(FlatGraph(module, spec), graph)
     stream = StreamingSession(session)
     samples, outputs, size = [], [], 0

@@ -41,7 +41,8 @@ class GraphSpec:
     ``method`` names the module's method that the graph runs. ``dynamic`` maps an input's
     name to ``{axis: (min, max)}``. ``alternative`` names the graph that does the same work
     on a target that refuses this one. ``picked`` says that the outputs are rows which the
-    network picks itself.
+    network picks itself. ``answer`` names an output of logits whose largest along the last axis
+    decides, on a token for one: a quantised graph is judged by how often it decides the same.
     """
 
     name: str = "forward"
@@ -52,6 +53,7 @@ class GraphSpec:
     states: tuple[StatePair, ...] = ()
     alternative: str | None = None
     picked: PickedRows | None = None
+    answer: str | None = None
 
 
 @dataclass(frozen=True)

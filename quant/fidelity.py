@@ -16,15 +16,17 @@ class FidelityTally:
     """Adds up one sample after another.
 
     Args:
-        answer: the output whose largest element along the last axis is the class that a
-            sample is told to be; None where the outputs are no classes.
+        answer: the output whose largest element is the class that a sample is told to be; None
+            where the outputs are no classes.
+        several: the answer decides once for each of its rows, along its last axis: on a token,
+            for one.
     """
 
-    def __init__(self, answer: str | None = None) -> None:
-        self._answer = answer
+    def __init__(self, answer: str | None = None, several: bool = False) -> None:
+        self._answer, self._several = answer, several
         self._errors: dict[str, float] = {}
         self._powers: dict[str, float] = {}
-        self._count = self._same = self._right = self._labelled = 0
+        self._count = self._same = self._right = self._labelled = self._decisions = 0
 
     def add(self, outputs: Outputs, expected: Outputs, label: int | None = None) -> None:
         """One sample: what an artifact gives, what it should, and its class if that is known."""
@@ -36,11 +38,16 @@ class FidelityTally:
             self._powers[name] = self._powers.get(name, 0.0) + float(np.square(right).sum())
         if self._answer is None:
             return
-        told = int(np.argmax(outputs[self._answer].reshape(-1)))
-        self._same += told == int(np.argmax(expected[self._answer].reshape(-1)))
+        told, wanted = (self._decide(one[self._answer]) for one in (outputs, expected))
+        self._decisions += told.size
+        self._same += int((told == wanted).sum())
         if label is not None:
             self._labelled += 1
-            self._right += told == label
+            self._right += int(told[0]) == label
+
+    def _decide(self, answer: np.ndarray) -> np.ndarray:
+        rows = answer.reshape(-1, answer.shape[-1]) if self._several else answer.reshape(1, -1)
+        return rows.argmax(-1)
 
     def fidelity(self) -> Fidelity:
         """The figures so far.
@@ -58,7 +65,7 @@ class FidelityTally:
         return Fidelity(
             samples=self._count,
             nmse=nmse,
-            agreement=round(100 * self._same / self._count, 4) if classes else None,
+            agreement=round(100 * self._same / self._decisions, 4) if classes else None,
             top1=round(100 * self._right / self._labelled, 4) if self._labelled else None,
         )
 

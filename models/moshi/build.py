@@ -50,6 +50,12 @@ class Moshi(nn.Module):
         """As :meth:`.language.LanguageModel.depth_steps`."""
         return self._parts[1].depth_steps(hidden, text_token, noise, top_k)
 
+    @property
+    def floating_modules(self) -> tuple[str, ...]:
+        """The codec: in integers its codes would be others, and it is a hundredth of the bytes."""
+        codec = self._parts[0]
+        return tuple(name for name, _ in codec.named_children()) if codec is not None else ()
+
     def own_assets(self, checkpoint: Path | None) -> Mapping[str, bytes]:
         """The text vocabulary that lies beside an official checkpoint."""
         from .checkpoint import vocabulary

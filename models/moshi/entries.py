@@ -31,6 +31,7 @@ def _graph(
     given: Sequence[str],
     states: Sequence[State],
     cache: Cache,
+    answer: str | None = None,
 ) -> GraphSpec:
     """A graph that takes one tensor and its state."""
     return GraphSpec(
@@ -39,6 +40,7 @@ def _graph(
         outputs=(*given, *(state.name + NEXT for state in states)),
         method=method,
         states=tuple(state.pair(cache) for state in states),
+        answer=answer,
     )
 
 
@@ -63,6 +65,7 @@ def language_graphs(config: LanguageConfig, cache: Cache = "slice") -> tuple[Gra
         ("hidden", "text_logits"),
         temporal_states(config),
         cache,
+        answer="text_logits",
     )
     depth = GraphSpec(
         DEPTH,
@@ -74,6 +77,7 @@ def language_graphs(config: LanguageConfig, cache: Cache = "slice") -> tuple[Gra
         ),
         outputs=("audio_tokens", "audio_logits"),
         method="depth_steps",
+        answer="audio_logits",
     )
     return temporal, depth
 

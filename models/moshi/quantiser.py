@@ -39,8 +39,8 @@ class Codebook(nn.Module):
         codes = self.embedding_sum / self.cluster_usage.clamp(min=LEAST_USAGE)[:, None]
         return codes, codes.square().sum(-1) / 2
 
-    def nearest(self, x: Tensor) -> Tensor:
-        """(1, steps, width) to (1, steps): the code at the least Euclidean distance.
+    def forward(self, x: Tensor) -> Tensor:
+        """(1, steps, width) to (1, steps): the nearest code by Euclidean distance.
 
         |x - c|² is |x|² - 2 (x·c - |c|² / 2), so it is least where the bracket is largest.
         """
@@ -86,7 +86,7 @@ class ResidualQuantiser(nn.Module):
         left = self.input_proj(x).transpose(1, 2)
         found = []
         for codebook in self._codebooks():
-            found.append(codebook.nearest(left))
+            found.append(codebook(left))
             left = left - codebook.lookup(found[-1])
         return found
 
