@@ -83,6 +83,7 @@ class Source(_Part):
 class Profile(_Part):
     """A device. ``memory_bytes`` is what its programs share; of a graphics card, its own.
 
+    ``memory_bandwidth`` is the peak in bytes a second, None where nobody publishes it.
     ``processor`` is None for a graphics card, which sits in any computer.
     """
 
@@ -90,6 +91,7 @@ class Profile(_Part):
     title: Text
     kind: Kind
     memory_bytes: Count
+    memory_bandwidth: Count | None = None
     processor: Processor | None = None
     accelerators: tuple[Accelerator, ...] = ()
     export: Defaults

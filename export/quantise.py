@@ -37,7 +37,6 @@ from .pipeline import (
 )
 from .precision_table import PrecisionTable
 from .program import module_path
-from .reference import Reference
 from .round_weights import find_corrections
 from .sample_judge import SampleJudge
 from .sample_sets import calibration_and_evaluation, carries_state, own_samples
@@ -95,9 +94,7 @@ def write_quantised_bundle(
                 for number, job in jobs.items()
             }
             graphs = [
-                record_graph(
-                    writer, one.program, _stored(one, jobs[number]), _chosen(found[number])
-                )
+                _recorded(writer, one, jobs[number], found[number])
                 if number in jobs
                 else _in_fp32(writer, one, targets, options, progress)
                 for number, one in enumerate(captured)
@@ -124,13 +121,14 @@ def _quantisable(captured: Captured) -> bool:
     return any(layer.node not in fixed for layer in weight_layers(captured.program))
 
 
-def _stored(captured: Captured, job: Job) -> Reference:
-    """What the bundle keeps to verify with: of a streaming graph the walk, not its single calls."""
-    return captured.reference if captured.spec.states else job.judge.stored
-
-
-def _chosen(found: Mapping[str, Quantised]) -> list:
-    return [one.chosen.artifact for one in found.values()]
+def _recorded(
+    writer: BundleWriter, captured: Captured, job: Job, found: Mapping[str, Quantised]
+) -> Graph:
+    """A graph as quantised, with what the bundle keeps to verify it with: of a streaming graph
+    the walk, not its single calls."""
+    stored = captured.reference if captured.spec.states else job.judge.stored
+    artifacts = [one.chosen.artifact for one in found.values()]
+    return record_graph(writer, captured.program, stored, artifacts)
 
 
 def _in_fp32(
@@ -159,9 +157,9 @@ def _jobs(
     captured = [as_single_calls(one) for one in captured]
     one, asked = captured[index], options.quantisation
     scheme = _scheme(one, options.precision, asked)
-    streams = carries_state(model, one) and scheme == "weights"
+    streams = (carries_state(model, one) or one.spec.answer) and scheme == "weights"
     if streams and asked.calibration is None and asked.evaluation is None:
-        sets = None, own_samples(one)  # all of the walk's frames: none is held back
+        sets = None, own_samples(one)  # all that it is verified with: none is held back
     else:
         sets = calibration_and_evaluation(model, one, asked, scheme, progress)
     jobs = {index: _job(model, one, scheme, sets, options, progress)}

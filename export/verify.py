@@ -186,9 +186,7 @@ def judge(
     return worst(found), tuple(dict.fromkeys(notes))
 
 
-def run_sample(
-    session: Session | Walk, inputs: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
+def run_sample(session: Session | Walk, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """One run; a runtime's own failure on checked inputs is a finding, not a crash."""
     try:
         return session.run(inputs)

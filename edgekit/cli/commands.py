@@ -39,6 +39,7 @@ COMMANDS: dict[str, Entry] = {
     "inspect": Entry("inspect", "Show what a bundle holds and check every byte of it."),
     "run": Entry("run", "Run a bundle on real input: a picture, a sound file, a folder."),
     "bench": Entry("bench", "Measure latency, throughput, memory and load time here."),
+    "plan": Entry("plan", "Compute which devices a streaming speech model fits on."),
     "deploy": Entry("deploy", "Copy a bundle to a device, check it and measure it there."),
     "devices": Entry("devices", "Show device profiles, or probe this machine."),
     "cluster": Entry("cluster", "Run a language model over several devices."),

@@ -160,7 +160,8 @@ class Folder(Destination):
     """The document, and of a task that draws a picture of every answer.
 
     NAME.RUNTIME.png is drawn, NAME.RUNTIME.mask.png holds class indices, NAME.RUNTIME.mp4 (or
-    .webp, of what was none) is a clip, NAME.RUNTIME.wav is sound; where two inputs have one name, the second is NAME-2.
+    .webp, of what was none) is a clip, NAME.RUNTIME.wav is sound; where two inputs have one
+    name, the second is NAME-2.
     """
 
     def __init__(self, path: Path) -> None:

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from . import config as sizes
-from .config import Cache, LanguageConfig, MimiConfig
+from .config import CODECS, Cache, configs
 from .language import LanguageModel
 from .mimi import Mimi
 
@@ -64,21 +63,13 @@ class Moshi(nn.Module):
         return {VOCABULARY: found} if found is not None else {}
 
 
-_CODECS = {"mimi": sizes.MIMI, "mimi-tiny": sizes.MIMI_TINY}
-_LANGUAGES = {
-    "moshi-7b": (sizes.MOSHI_7B, sizes.MIMI),
-    "moshi-tiny": (sizes.MOSHI_TINY, sizes.MIMI_TINY),
-    "moshi-testlm": (sizes.MOSHI_TESTLM, None),
-}
-
-
 def build_codec(name: str = "mimi", cache: Cache = "slice", codebooks: int = 8) -> Mimi:
     """The codec with random weights.
 
     Args:
         codebooks: how many of the trained ones are used, the first of them the semantic one.
     """
-    return Mimi(replace(_CODECS[name], codebooks=codebooks), cache)
+    return Mimi(replace(CODECS[name], codebooks=codebooks), cache)
 
 
 def build(name: str, cache: Cache = "slice", layers: int | None = None) -> Moshi:
@@ -89,11 +80,3 @@ def build(name: str, cache: Cache = "slice", layers: int | None = None) -> Moshi
     """
     language, codec = configs(name, layers)
     return Moshi(Mimi(codec, cache) if codec else None, LanguageModel(language, cache))
-
-
-def configs(name: str, layers: int | None = None) -> tuple[LanguageConfig, MimiConfig | None]:
-    """The configurations of a name of the registry."""
-    language, codec = _LANGUAGES[name]
-    if layers is not None:
-        language = replace(language, temporal=replace(language.temporal, layers=layers))
-    return language, codec

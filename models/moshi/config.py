@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from edgekit.errors import UsageError
@@ -179,3 +179,25 @@ MOSHI_TESTLM: Final = LanguageConfig(
     schedule=(0, 1, 1),
     low_rank=8,
 )
+
+CODECS: Final = {"mimi": MIMI, "mimi-tiny": MIMI_TINY}
+"""By their names in the registry."""
+
+LANGUAGES: Final = {
+    "moshi-7b": (MOSHI_7B, MIMI),
+    "moshi-tiny": (MOSHI_TINY, MIMI_TINY),
+    "moshi-testlm": (MOSHI_TESTLM, None),
+}
+"""Language model and codec by their names in the registry."""
+
+
+def configs(name: str, layers: int | None = None) -> tuple[LanguageConfig, MimiConfig | None]:
+    """The configurations of a name in :data:`LANGUAGES`.
+
+    Args:
+        layers: of the temporal transformer, if not all.
+    """
+    language, codec = LANGUAGES[name]
+    if layers is not None:
+        language = replace(language, temporal=replace(language.temporal, layers=layers))
+    return language, codec
