@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,7 +11,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
-from torch.fx import Graph
+from torch.fx import Graph, Node
 
 from edgekit.errors import UnsupportedError
 
@@ -21,6 +22,7 @@ DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 _WITHOUT_BF16 = (torch.ops.aten.hardswish.default, torch.ops.aten.hardsigmoid.default)
 _SOFTMAX = (torch.ops.aten.softmax.int, torch.ops.aten.log_softmax.int)
+_OF_ANGLES = (torch.ops.aten.sin.default, torch.ops.aten.cos.default)
 _OF_ONE_TYPE = {
     torch.ops.aten.linear.default,
     torch.ops.aten.matmul.default,
@@ -57,6 +59,9 @@ def cast_precision(program: Program, precision: str) -> Program:
         1. Every floating-point weight and constant becomes ``precision``.
         2. Floating-point inputs are cast on entry and outputs on exit.
         3. In bf16, hard swish and hard sigmoid become clamps, which TensorRT has in bf16.
+        4. The argument of a sine or cosine that is made of constants and integers alone, such
+           as a rotary position, stays in fp32, and what comes out is cast: an angle of
+           thousands of radians has no place in half precision.
 
     Must not touch types that the network itself states, as far as the captured graph has them:
     ``softmax(x, dtype=float32)`` stays, ``x.float()`` did nothing in fp32 and is gone.
@@ -91,7 +96,10 @@ def _retrace(program: Program, precision: str) -> Program:
             _cast_constants(inner, DTYPES[precision])
             _drop_assertions(inner)
             _narrow_softmax(inner, DTYPES[precision])
+            angles = _narrow_angles(inner, program.exported.module(), DTYPES[precision])
             outer = CastGraph(inner, DTYPES[precision], [spec.dtype for spec in program.outputs])
+            for name, value in angles.items():
+                _put(inner, name, value)
             shapes = program.dynamic_shapes()
             # One tuple for the parameter `*tensors`.
             shapes = None if shapes is None else (shapes,)
@@ -161,6 +169,59 @@ def _narrow_softmax(module: nn.Module, dtype: torch.dtype) -> None:
                     narrow = part.graph.call_function(torch.ops.aten.to.dtype, (node, dtype))
                 node.replace_all_uses_with(narrow, lambda user, narrow=narrow: user is not narrow)
         part.recompile()
+
+
+def _narrow_angles(
+    module: torch.fx.GraphModule, exact: torch.fx.GraphModule, dtype: torch.dtype
+) -> dict[str, torch.Tensor]:
+    """Cast what sines and cosines of angles give; the constants that the angles are made of.
+
+    Args:
+        exact: the same module with its constants as they were.
+    """
+    found: dict[str, torch.Tensor] = {}
+    for node in [n for n in module.graph.nodes if n.target in _OF_ANGLES]:
+        constants = _angle_constants(node.args[0])
+        if constants is None:
+            continue
+        for name in constants:
+            found[name] = operator.attrgetter(name)(exact).detach().clone()
+        with module.graph.inserting_after(node):
+            narrow = module.graph.call_function(torch.ops.aten.to.dtype, (node, dtype))
+        node.replace_all_uses_with(narrow, lambda user, narrow=narrow: user is not narrow)
+    module.recompile()
+    return found
+
+
+def _angle_constants(node: Node) -> set[str] | None:
+    """The floating-point constants in what a node is computed from; None if more goes in."""
+    waiting, names, seen = [node], set(), set()
+    while waiting:
+        one = waiting.pop()
+        if one in seen:
+            continue
+        seen.add(one)
+        value = one.meta.get("val")
+        if isinstance(value, torch.Tensor) and not value.is_floating_point():
+            continue
+        if one.op == "get_attr":
+            names.add(str(one.target))
+        elif one.op != "call_function":
+            return None
+        waiting += one.all_input_nodes
+    return names
+
+
+def _put(module: nn.Module, name: str, value: torch.Tensor) -> None:
+    """Replace a tensor of a module, whatever it hangs there as."""
+    path, _, last = name.rpartition(".")
+    owner = module.get_submodule(path)
+    if last in owner._parameters:
+        owner._parameters[last] = nn.Parameter(value, requires_grad=False)
+    elif last in owner._buffers:
+        owner._buffers[last] = value
+    else:
+        setattr(owner, last, value)
 
 
 def _copy_origins(before: Graph, after: Graph) -> None:

@@ -26,7 +26,7 @@ class TokenEmbedding(nn.Embedding):
 
     def forward(self, tokens: Tensor) -> Tensor:
         rows = super().forward(tokens.clamp(min=0))
-        rows = rows * (tokens >= 0)[..., None].to(rows.dtype)
+        rows = torch.where((tokens >= 0)[..., None], rows, torch.zeros(1))
         return self.low_rank(rows) if self._widens else rows
 
 
@@ -133,6 +133,7 @@ def _sample(logits: Tensor, noise: Tensor, top_k: Tensor) -> Tensor:
     ranks = torch.arange(1, count + 1, dtype=torch.int32)
     # The k-th largest as a masked sum: a gather whose index is an input suits few runtimes.
     ranked = torch.topk(logits, count).values
-    least = (ranked * (ranks == top_k).to(ranked.dtype)).sum(-1, keepdim=True)
+    least = torch.where(ranks == top_k, ranked, torch.zeros(1)).sum(-1, keepdim=True)
     hidden = (logits < least) & (top_k > 0) & (top_k < count)
-    return (logits + noise + HIDDEN * hidden.to(logits.dtype)).argmax(-1).to(torch.int32)
+    lowered = torch.where(hidden, torch.full((1,), HIDDEN), torch.zeros(1))
+    return (logits + noise + lowered).argmax(-1).to(torch.int32)

@@ -128,4 +128,5 @@ def _masks(
 
 
 def _hide(allowed: Tensor) -> Tensor:
-    return torch.where(allowed, 0.0, HIDDEN)
+    # Of tensors, which an export in half precision narrows like all constants; not of numbers.
+    return torch.where(allowed, torch.zeros(1), torch.full((1,), HIDDEN))

@@ -48,3 +48,31 @@ def test_folded_constants_are_cast_and_a_stated_type_is_kept(precision, dtype):
     got, expected = cast.exported.module()(x), program.exported.module()(x)
     assert torch.allclose(got[0], expected[0], atol=0.2)
     assert all(t.dtype == torch.float32 for t in program.exported.constants.values())
+
+
+class Rotation(torch.nn.Module):
+    """Angles of a position, on a weight's output: as rotary positions are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(4, 4)
+
+    def forward(self, x, position):
+        frequencies = torch.exp(torch.arange(4, dtype=torch.float32) * -0.7)
+        angles = position.to(torch.float32) * frequencies
+        return self.linear(self.linear(x) * torch.cos(angles) + torch.sin(angles))
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_angles_of_thousands_of_radians_are_exact(precision):
+    inputs = (InputSpec("x", "float32", (1, 4)), InputSpec("position", "int32", (1,), high=1))
+    graph = GraphSpec(inputs=inputs)
+    model = LoadedModel("r", "r", Rotation().eval(), (graph,), "random")
+    program = capture_graph(model, graph, ExportOptions()).program
+    cast = cast_precision(program, precision).exported.module()
+    bound = {"fp16": 5e-3, "bf16": 5e-2}[precision]
+    for position in (0, 5, 3001, 65_537):  # the last is beyond fp16 as a whole
+        given = (torch.ones(1, 4), torch.tensor([position], dtype=torch.int32))
+        with torch.no_grad():
+            difference = cast(*given)[0] - model.module(*given)
+        assert difference.abs().max() < bound
