@@ -136,6 +136,10 @@ def open_artifact(
     runtime = registry.for_target(artifact.target)
     if (lacking := registry.missing(runtime)) is not None:
         raise lacking
+    if graph.states and runtime.name == "onnxruntime":
+        # Frames come at a pace of their own: threads that spin until the next one take the
+        # processor from the other graphs of the same stream.
+        options.setdefault("spinning", False)
     session = registry.session_class(runtime)(files, graph, artifact, threads, **options)
     session.states = graph.states
     return session

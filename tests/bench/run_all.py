@@ -59,6 +59,7 @@ def main() -> int:
             run("bench_families.py"),
             run("bench_dart.py"),
             run("bench_dsvt.py"),
+            run("bench_moshi.py"),
         ]
     after = load()
     print(f"\n== summary (load {before:.2f} before, {after:.2f} after, {cores} cores)")
