@@ -1,12 +1,14 @@
 """Mimi at its full size on a minute of speech: is it faster than real time, and than PyTorch?
 
 Run: ``python tests/bench/bench_moshi.py [--threads N] [--seconds S] [--folder F]``. Frame by frame,
-80 ms each, encoded and decoded at once, on two runtimes (and on OpenVINO in bf16) and in the same
-modules in eager PyTorch. Each has a process of its own, since the threads of one engine spin on the
-cores that the next one needs; they take turns of two seconds of speech, so that all see the same
-machine. Random weights take the same time. Prints per runtime the median and the 99th percentile of
-a frame, the real-time factor, how much faster than PyTorch it is (the median of the turns' own
-ratios), and what the streaming session takes beside the runtime's own calls on the same arrays.
+80 ms each, encoded and decoded at once, on two runtimes and in the same modules in eager PyTorch;
+also on OpenVINO in bf16, whose codes are others, so that it does not count. Each has a process of
+its own, since the threads of one engine spin on the cores that the next one needs; they take turns
+of two seconds of speech, so that all see the same machine. The weights are those of the tests' hash
+rule, with which codes change from frame to frame; trained ones take the same time. Prints per
+runtime the median and the 99th percentile of a frame, the real-time factor, how much faster than
+PyTorch it is (the median of the turns' own ratios), and what the streaming session takes beside the
+runtime's own calls on the same arrays.
 
 The limits, on two cores: one runtime is faster than real time, at least twice as fast as PyTorch,
 and its 99th percentile is below 80 ms; the session takes 3 % at most.
@@ -27,7 +29,7 @@ DATA = Path(os.environ.get("EDGEKIT_DATA", Path(__file__).parents[2].parent / "s
 FRAME_MS = 80.0
 WARM_UP = 10
 TURN = 25  # frames
-CONTENDERS = {  # runtime and precision
+CONTENDERS = {  # runtime and bundle
     "PyTorch": ("PyTorch", "fp32"),
     "onnxruntime": ("onnxruntime", "fp32"),
     "openvino": ("openvino", "fp32"),
@@ -48,18 +50,32 @@ def speech(seconds: float) -> np.ndarray:
     return sound[: count * 1920].reshape(count, 1, 1, 1920)
 
 
+def seeded():
+    """Full-size Mimi, ready for export."""
+    import torch
+
+    from edgekit import models
+
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from moshi_golden import fill
+
+    with torch.no_grad():
+        model = models.load("mimi", "random")
+        fill(model.module)
+    return model
+
+
 class Eager:
     """The same modules, frame by frame in PyTorch."""
 
     def __init__(self, threads: int) -> None:
         import torch
 
-        from edgekit import models
         from edgekit.models.moshi.config import MIMI
         from edgekit.models.moshi.states import decoder_states, encoder_states
 
         torch.set_num_threads(threads)
-        self._torch, self._network = torch, models.build("mimi")
+        self._torch, self._network = torch, seeded().module
         self._states = {"encode": encoder_states(MIMI), "decode": decoder_states(MIMI)}
         self._now = {
             name: [torch.zeros(s.shape, dtype=getattr(torch, s.dtype)) for s in states]
@@ -182,7 +198,8 @@ def report(contenders: dict[str, Contender]) -> bool:
         if name != "PyTorch":
             share = float(np.median(np.array(one.whole) / np.array(one.bare))) - 1
             most = max(most, share)
-            best |= factor < 1 and faster >= LIMITS["speedup"] and worst < LIMITS["p99"]
+            counts = CONTENDERS[name][1] == "fp32"
+            best |= counts and factor < 1 and faster >= LIMITS["speedup"] and worst < LIMITS["p99"]
             line += f"{share:9.2%}"
         print(line)
     return best and most <= LIMITS["overhead"]
@@ -215,9 +232,11 @@ def main() -> int:
 
 
 def export_mimi(out: Path, targets: list[str], precision: str) -> None:
+    """A bundle. In bf16 codes are others, which the verifier does not let pass unless told."""
     from edgekit.export import export
 
-    made = export("mimi", targets, out, precision=precision, weights="random", report=False)
+    drift = precision != "fp32"
+    made = export(seeded(), targets, out, precision=precision, allow_drift=drift, report=False)
     made.raise_for_status()
 
 
@@ -239,6 +258,7 @@ def compete(folder: Path, options: argparse.Namespace) -> bool:
         if name != "PyTorch":
             same = float((np.array(one.codes) == wanted).mean())
             print(f"{name}: {same:.2%} of the codes are PyTorch's ({count} frames)")
+    print(f"{len(np.unique(wanted, axis=0))} frames of PyTorch's have codes of their own")
     return report(contenders)
 
 
