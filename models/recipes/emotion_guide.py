@@ -1,9 +1,8 @@
-"""The speech network as the vocal branch's teacher, while it learns.
+"""The speech network as the teacher of a vocal branch that is deployed alone, while it learns.
 
 Some hundred recordings are few to learn hearing from. So the vocal branch also learns to tell
 what a speech network, trained on far more, holds of the same window. **Decision**: the paper
-aligns the branches by contrast; this asks for more than that, and also of a vocal branch that is
-deployed alone.
+aligns the branches by contrast; this is for where there is one branch only.
 """
 
 from __future__ import annotations

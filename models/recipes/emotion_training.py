@@ -59,8 +59,8 @@ class EmotionHyperparameters:
             (arXiv:1904.08779), each of up to ``longest`` frames or ``widest`` bands.
         gain: deviation of the log-energy's offset, in its own deviations.
         branches: weight of each branch's own cross-entropy. contrast: of the contrastive loss,
-            at ``temperature``. guidance: of what the vocal branch tells of the speech network
-            (see :mod:`.emotion_guide`), where there is one.
+            at ``temperature``. guidance: of what a vocal branch alone tells of the speech
+            network (see :mod:`.emotion_guide`).
     """
 
     epochs: int = 60
@@ -118,7 +118,9 @@ class Fitting:
 
     def _make_guide(self) -> Guide | None:
         vocal = self.network.config.vocal
-        if vocal is None or self.data.statistics is None or not self.chosen.guidance:
+        # A network with both branches has the contrast between them; guided as well, it was worse.
+        alone = vocal is not None and self.network.latent is None
+        if not alone or self.data.statistics is None or not self.chosen.guidance:
             return None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(self.chosen.seed, 0, 1))

@@ -187,7 +187,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--unguided",
         action="store_true",
-        help="the vocal branch does not learn from the speech network, which it then needs not",
+        help="a vocal branch alone does not learn from the speech network, and needs none",
     )
     add("--epochs", type=int, default=EmotionHyperparameters().epochs)
     add("--seed", type=int, default=0)
