@@ -118,7 +118,7 @@ class Fitting:
 
     def _make_guide(self) -> Guide | None:
         vocal = self.network.config.vocal
-        # A network with both branches has the contrast between them; guided as well, it was worse.
+        # A network with both branches has the contrast between them, and was no better guided, too.
         alone = vocal is not None and self.network.latent is None
         if not alone or self.data.statistics is None or not self.chosen.guidance:
             return None

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from edgekit.bundle import Bundle
 from edgekit.errors import BundleError, InputError, UsageError
@@ -19,10 +19,10 @@ from ..sessions.base import Session
 from ..streaming import StreamingSession
 from ..token_files import Tokens
 from .base import Result, Task
+from .params import parse_params
 
 Name = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=1, le=1 << 20)]
-Params = TypeVar("Params", bound=BaseModel)
 
 
 class CodecParams(BaseModel):
@@ -170,22 +170,6 @@ class SpeechCodec(Task):
     def _result(self, tokens: Tokens, sound: np.ndarray) -> CodecResult:
         bits = float(self.params.codebooks * np.log2(self.params.codes))
         return CodecResult(tokens, sound[: tokens.samples], self.params.rate, bits)
-
-
-def parse_params(bundle: Bundle, model: type[Params]) -> Params:
-    """A task's parameters in the manifest.
-
-    Raises:
-        BundleError: they make no sense.
-    """
-    try:
-        return model.model_validate(bundle.manifest.task.params)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise BundleError(
-            f"the task of {bundle.path} makes no sense", f"{where}: {first['msg']}"
-        ) from error
 
 
 def open_codec(bundle: Bundle, session: Session, params: CodecParams) -> Codec:

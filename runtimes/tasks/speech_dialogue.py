@@ -19,6 +19,7 @@ from ..conversation import Conversation
 from ..dialogue import Dialogue, Layout, Sampling
 from ..sessions.base import Session
 from .base import Result, Task
+from .params import parse_params
 from .speech_codec import (
     CodecParams,
     Count,
@@ -26,7 +27,6 @@ from .speech_codec import (
     open_beside,
     open_codec,
     open_stream,
-    parse_params,
 )
 
 VOCABULARY = "assets/vocabulary.txt"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from edgekit.bundle import Bundle
 from edgekit.errors import BundleError, InputError, ParityError
@@ -21,6 +21,7 @@ from .. import sounds
 from ..sessions.base import Session
 from .base import Result, Task
 from .labels import Labels
+from .params import parse_params
 from .picture_task import find_tensor
 
 if TYPE_CHECKING:
@@ -154,14 +155,7 @@ class SpeechEmotion(Task):
 
     def __init__(self, bundle: Bundle, session: Session) -> None:
         super().__init__(bundle, session)
-        try:
-            self.params = EmotionParams.model_validate(bundle.manifest.task.params)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(map(str, first["loc"]))
-            raise BundleError(
-                f"the task of {bundle.path} makes no sense", f"{where}: {first['msg']}"
-            ) from error
+        self.params = parse_params(bundle, EmotionParams)
         spec = find_tensor(session.inputs, self.params.input, "input")
         self._output = find_tensor(session.outputs, self.params.output, "output").name
         if len(spec.shape) != 2 or not isinstance(spec.shape[1], int):
