@@ -24,13 +24,15 @@ Status = Literal["ok", "limited", "missing", "broken"]
 @dataclass(frozen=True)
 class Backend:
     """What to try: ``module`` is importable where it is installed, ``purpose`` says what it
-    is needed for and ``install`` how to get it. ``core``: edgekit cannot do without."""
+    is needed for and ``install`` how to get it. ``core``: edgekit cannot do without.
+    ``instead``: a module that can run what it makes where it is not installed."""
 
     name: str
     module: str
     purpose: str
     install: str
     core: bool = False
+    instead: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,13 @@ def _extra(name: str) -> str:
 BACKENDS = (
     Backend("onnxruntime", "onnxruntime", "run, bench", "pip install onnxruntime", core=True),
     Backend("openvino", "openvino", "export, run", _extra("openvino")),
-    Backend("executorch", "executorch", "export, run", _extra("executorch")),
+    Backend(
+        "executorch",
+        "executorch",
+        "export, run",
+        _extra("executorch"),
+        instead="edgekit_executorch",
+    ),
     Backend("coreml", "coremltools", "export; run on macOS", _extra("coreml")),
     Backend("tensorrt-rtx", "tensorrt_rtx", "export; run on RTX GPUs", _extra("tensorrt")),
     Backend("tensorrt", "tensorrt", "build, run on NVIDIA GPUs", "pip install tensorrt"),
@@ -92,7 +100,8 @@ def examine(
 
 def diagnose(backend: Backend, timeout: float = TIMEOUT_S) -> Diagnosis:
     """Try one back end in a process of its own."""
-    if importlib.util.find_spec(backend.module) is None:
+    modules = [backend.module, *([backend.instead] if backend.instead else [])]
+    if all(importlib.util.find_spec(module) is None for module in modules):
         return Diagnosis(
             backend.name,
             "missing",

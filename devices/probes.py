@@ -51,7 +51,14 @@ def openvino() -> Finding:
 
 
 def executorch() -> Finding:
-    """Load its runtime and list the back ends compiled into it."""
+    """Load its runtime and list the back ends compiled into it; without torch the native one."""
+    if importlib.util.find_spec("torch") is None or importlib.util.find_spec("executorch") is None:
+        from ..runtimes.sessions.executorch_native import load_library
+
+        threads = load_library().edgekit_threads(0)
+        version = importlib.metadata.version("edgekit-toolkit-executorch")
+        detail = f"native runner loads, {threads} threads"
+        return {"version": version, "devices": ["XnnpackBackend"], "detail": detail}
     from executorch.runtime import Runtime
 
     registry = Runtime.get().backend_registry

@@ -26,6 +26,8 @@ class Runtime:
         session: ``"module:class"``, the module in :mod:`edgekit.runtimes.sessions`.
         needs: packages, each given by the names under which it may be imported.
         install: what ``pip install`` takes.
+        native: the package of a library that does without ``needs``, and the session that uses
+            it, as ``session``; taken where one of ``needs`` is absent.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Runtime:
     session: str
     needs: tuple[tuple[str, ...], ...]
     install: str
+    native: tuple[str, str] | None = None
 
 
 # In the order in which "auto" tries them where nothing has been measured: what a device's
@@ -74,6 +77,7 @@ RUNTIMES: Final = {
             "executorch:ExecuTorchSession",
             (("executorch",), ("torch",)),
             "edgekit-toolkit[executorch]",
+            native=("edgekit_executorch", "executorch_native:NativeExecuTorchSession"),
         ),
     )
 }
@@ -104,7 +108,10 @@ def for_target(target: str) -> Runtime:
 
 def session_class(runtime: Runtime) -> type[Session]:
     """The session class of a runtime; its module is loaded, the runtime itself is not."""
-    module, _, name = runtime.session.partition(":")
+    path = runtime.session
+    if runtime.native and _absent(runtime) and _installed(runtime.native[0]):
+        path = runtime.native[1]
+    module, _, name = path.partition(":")
     return getattr(importlib.import_module(f".sessions.{module}", __package__), name)
 
 
@@ -116,9 +123,9 @@ def missing(runtime: Runtime) -> MissingBackendError | None:
             "Core ML runs on Apple systems only",
             "copy the bundle to a Mac, or choose another --runtime",
         )
-    for names in runtime.needs:
-        if not any(_installed(name) for name in names):
-            return not_installed(runtime, names)
+    native = runtime.native is not None and _installed(runtime.native[0])
+    if not native and (names := _absent(runtime)):
+        return not_installed(runtime, names)
     if runtime.name == "tensorrt" and not _cuda_devices():
         return MissingBackendError(
             "TensorRT cannot run here",
@@ -134,6 +141,13 @@ def not_installed(runtime: Runtime, packages: Iterable[str]) -> MissingBackendEr
         f"{runtime.name} is not here",
         f"the Python package {' or '.join(packages)} is not installed",
         f'pip install "{runtime.install}"',
+    )
+
+
+def _absent(runtime: Runtime) -> tuple[str, ...]:
+    """The first of its needs that is not installed; empty if all are."""
+    return next(
+        (names for names in runtime.needs if not any(_installed(name) for name in names)), ()
     )
 
 

@@ -1,14 +1,13 @@
 """ExecuTorch: runs ``.pte`` programs through its Python runtime.
 
-That runtime links libtorch, so this session alone imports torch. A device without torch
-runs the same file with ExecuTorch's C++ runtime.
+That runtime links libtorch, so this session alone imports torch. Where torch is not installed,
+:mod:`.executorch_native` runs the same file.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
-import re
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any, ClassVar, Final
@@ -20,12 +19,10 @@ from edgekit.errors import BundleError, MissingBackendError, UnsupportedError, U
 from edgekit.manifest import Artifact, Graph
 
 from .base import Session, failed, first_reason, refused
+from .executorch_log import kernel_reason, missing_kernels
 from .native_output import captured_stderr
 
 _METHOD: Final = "forward"
-_KERNEL: Final = re.compile(r"KernelCall failed at instruction \S+ in operator ([\w:.]+?):? ")
-_CHECK: Final = re.compile(r"Check failed \(.*?\): (.+)")
-_MISSING: Final = re.compile(r"Missing operator: \[\d+\] (\S+)")
 
 
 class _Pool:
@@ -88,9 +85,9 @@ class ExecuTorchSession(Session):
                     raise BundleError(f"{self._file} has no method {_METHOD!r}")
                 self._method = program.load_method(_METHOD)
             except RuntimeError as e:
-                if missing := _MISSING.findall(said()):
+                if missing := missing_kernels(said()):
                     raise UnsupportedError(
-                        f"executorch has no kernel for {', '.join(dict.fromkeys(missing))}",
+                        f"executorch has no kernel for {', '.join(missing)}",
                         f"{self._file} was lowered for a build that has one",
                     ) from e
                 reason = said().strip().rpartition("] ")[2]
@@ -144,10 +141,7 @@ class ExecuTorchSession(Session):
         with captured_stderr() as said:
             with contextlib.suppress(RuntimeError):
                 self._method.execute(tensors)
-            log = said()
-        kernel = _KERNEL.search(log)
-        checks = _CHECK.findall(log)
-        return f"{kernel[1]}: {checks[0] if checks else 'its kernel failed'}" if kernel else ""
+            return kernel_reason(said())
 
     def _tensor(self, array: np.ndarray) -> Any:
         # torch takes neither negative strides nor, without a warning, read-only memory.
