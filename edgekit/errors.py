@@ -81,3 +81,9 @@ class DeviceError(EdgekitError):
     """A device or a connection failed."""
 
     exit_code = 9
+
+
+class MemoryBudgetError(EdgekitError):
+    """What is to run does not fit the memory that it was allowed."""
+
+    exit_code = 10

@@ -149,6 +149,16 @@ class Group:
         code = array_type(values)
         return [values, *(self._take(other, values.shape, code).copy() for other in others)]
 
+    def send(self, other: int, values: np.ndarray) -> None:
+        """Values to a rank that this one has a link to, which must :meth:`receive` them."""
+        values = np.ascontiguousarray(values)
+        header = self._header(values, array_type(values), 0)
+        self.channels[other].send(header, values, self.seconds)
+
+    def receive(self, other: int, values: np.ndarray) -> None:
+        """What another rank sends, into ``values``; of the same shape and dtype."""
+        np.copyto(values, self._take(other, values.shape, array_type(values)))
+
     def _star(self, values: np.ndarray) -> None:
         if self.rank:
             self._put(0, values)
