@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .child import Child
+from .jetson import ADVICE, jetson
 
+_OF_THE_SYSTEM = ("tensorrt", "tensorrt-rtx")
 TIMEOUT_S = 120.0
 
 Status = Literal["ok", "limited", "missing", "broken"]
@@ -107,7 +109,7 @@ def diagnose(backend: Backend, timeout: float = TIMEOUT_S) -> Diagnosis:
             "missing",
             backend.purpose,
             detail="not installed",
-            install=backend.install,
+            install=_install(backend),
             core=backend.core,
         )
     finding = _probe(backend.name, timeout)
@@ -119,9 +121,14 @@ def diagnose(backend: Backend, timeout: float = TIMEOUT_S) -> Diagnosis:
         version=finding.get("version"),
         devices=tuple(finding.get("devices", ())),
         detail=finding["error"] if broken else finding["detail"],
-        install=backend.install if broken else "",
+        install=_install(backend) if broken else "",
         core=backend.core,
     )
+
+
+def _install(backend: Backend) -> str:
+    """How to get it: on a Jetson, TensorRT is the system's and no wheel fits."""
+    return ADVICE if backend.name in _OF_THE_SYSTEM and jetson() else backend.install
 
 
 def _probe(name: str, timeout: float) -> dict:

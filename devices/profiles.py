@@ -24,6 +24,9 @@ MAX_BYTES: Final = 1 << 20  # of a profile; those that ship have two thousand
 Kind = Literal["board", "phone", "laptop", "computer", "gpu"]
 Target = Literal["onnx", "openvino", "executorch", "coreml", "tensorrt"]
 Precision = Literal["fp32", "fp16", "bf16"]
+Figure = Literal[
+    "memory", "bandwidth", "cores", "clock", "isa", "accelerators", "capability", "system"
+]
 Text = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -73,18 +76,54 @@ class Defaults(_Part):
     why: Text
 
 
+class System(_Part):
+    """What its programs run on, for ``edgekit pack``: which wheels fit.
+
+    ``glibc`` is the oldest that is to be expected; ``python`` is the version of the system's.
+    """
+
+    os: Text
+    machine: Literal["aarch64", "x86_64"]
+    glibc: Annotated[str, Field(pattern=r"^2\.\d+$")]
+    python: Annotated[str, Field(pattern=r"^3\.\d+$")]
+
+
+class Measured(_Part):
+    """What ``edgekit devices probe`` measured, at the moment when it did.
+
+    Bandwidths are in bytes a second: of memory, what NumPy copies with ``memory_threads``
+    threads, read and written bytes together; of the disk that holds edgekit's own folder, of
+    one large file past the system's cache. ``temperature_c`` is of the hottest thermal zone
+    after that, ``throttled`` whether the system says that heat or power holds it back. None is
+    what could not be measured.
+    """
+
+    memory_bandwidth: Count | None = None
+    memory_threads: Count | None = None
+    disk_read_bandwidth: Count | None = None
+    disk_write_bandwidth: Count | None = None
+    governor: Text | None = None
+    temperature_c: float | None = None
+    throttled: bool | None = None
+
+
 class Source(_Part):
-    """Where a fact is from: ``what`` is said there, ``where`` it is."""
+    """Where a fact is from: ``what`` is said there, ``where`` it is.
+
+    ``gives`` names the figures of the profile that it is the source of.
+    """
 
     what: Text
     where: Text
+    gives: tuple[Figure, ...] = ()
 
 
 class Profile(_Part):
     """A device. ``memory_bytes`` is what its programs share; of a graphics card, its own.
 
     ``memory_bandwidth`` is the peak in bytes a second, None where nobody publishes it.
-    ``processor`` is None for a graphics card, which sits in any computer.
+    ``processor`` is None for a graphics card, which sits in any computer; ``system`` None where
+    nothing can be packed for it, ``measured`` where nobody has.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
@@ -94,6 +133,8 @@ class Profile(_Part):
     memory_bandwidth: Count | None = None
     processor: Processor | None = None
     accelerators: tuple[Accelerator, ...] = ()
+    system: System | None = None
+    measured: Measured | None = None
     export: Defaults
     notes: tuple[Text, ...] = ()
     sources: Annotated[tuple[Source, ...], Field(min_length=1)]
@@ -112,6 +153,25 @@ class Profile(_Part):
         from ..runtimes import registry
 
         return tuple(registry.for_target(target).name for target in self.export.targets)
+
+    def figures(self) -> tuple[Figure, ...]:
+        """The figures that it states, for each of which a source can be named."""
+        processor = self.processor
+        states: dict[Figure, object] = {
+            "memory": self.memory_bytes,
+            "bandwidth": self.memory_bandwidth,
+            "cores": processor,
+            "clock": processor and any(cores.clock_mhz for cores in processor.cores),
+            "isa": processor and processor.isa,
+            "accelerators": self.accelerators,
+            "capability": any(one.compute_capability for one in self.accelerators),
+            "system": self.system,
+        }
+        return tuple(name for name, stated in states.items() if stated)
+
+    def source_of(self, figure: Figure) -> Source | None:
+        """Where a figure is from; None if the profile does not say."""
+        return next((source for source in self.sources if figure in source.gives), None)
 
     def hint(self) -> DeviceHint:
         """What a bundle made for this device carries with it."""

@@ -1,7 +1,7 @@
-"""A profile of the machine that this runs on, from what it says of itself.
+"""A profile of the machine that this runs on, from what it says of itself and what is measured.
 
-What was read is a fact; the export defaults are a first guess (the runtimes that work, fp32,
-a thread a core), which measurements replace.
+What was read is a fact; bandwidths, temperature and clocks are of the moment; the export defaults
+are a first guess (the runtimes that work, fp32, a thread a core), which measurements replace.
 """
 
 from __future__ import annotations
@@ -9,15 +9,27 @@ from __future__ import annotations
 import os
 import platform
 import re
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from edgekit.measurements import processor_name
 
-from . import cpuinfo, doctor, host
+from . import cpuinfo, doctor, host, machine_speed
+from .jetson import ADVICE, Jetson, jetson
 from .probes import gpus
-from .profiles import Accelerator, Cores, Defaults, Kind, Processor, Profile, Source
+from .profiles import (
+    Accelerator,
+    Cores,
+    Defaults,
+    Figure,
+    Kind,
+    Processor,
+    Profile,
+    Source,
+    System,
+)
 
 # Back ends that the doctor tries -> the target whose artifacts they run.
 _RUNS: Final = {
@@ -38,7 +50,7 @@ _CPUINFO: Final = Path("/proc/cpuinfo")
 
 
 def probe(advance: Callable[[], None] = lambda: None) -> Profile:
-    """Read this machine and try its runtimes.
+    """Read this machine, measure its memory and disk, and try its runtimes.
 
     Args:
         advance: called once each time that one of :data:`BACKENDS` has been tried.
@@ -48,23 +60,56 @@ def probe(advance: Callable[[], None] = lambda: None) -> Profile:
     name = cpuinfo.tidy(processor_name())
     processor = _processor(name)
     accelerators = tuple(_accelerator(text) for text in gpus())
+    measured = machine_speed.measure()  # before the back ends are tried: they use both
     found = doctor.examine(BACKENDS, advance)
-    return Profile(
+    board = jetson()
+    one = Profile(
         name=_slug(name),
         title=name,
         kind=_kind(),
         memory_bytes=psutil.virtual_memory().total,
         processor=processor,
         accelerators=accelerators,
-        notes=_notes(found, processor),
+        system=_system(board),
+        measured=measured,
+        notes=(*_notes(found, processor), *_jetson_notes(board, found)),
         export=_defaults(found, processor),
-        sources=(
-            Source(
-                what="read from the machine itself",
-                where=f"edgekit devices probe on {platform.system()} {platform.machine()}",
-            ),
-        ),
+        sources=(_source(()),),
     )
+    return one.model_copy(update={"sources": (_source(one.figures()),)})
+
+
+def _source(gives: tuple[Figure, ...]) -> Source:
+    return Source(
+        what="read from the machine itself, and measured there",
+        where=f"edgekit devices probe on {platform.system()} {platform.machine()}",
+        gives=gives,
+    )
+
+
+def _system(board: Jetson | None) -> System | None:
+    """What ``edgekit pack`` has to know; None where it packs nothing for."""
+    library, version = platform.libc_ver()
+    if library != "glibc" or platform.machine() not in ("aarch64", "x86_64"):
+        return None
+    try:
+        name = platform.freedesktop_os_release()["PRETTY_NAME"]
+    except (OSError, KeyError):
+        name = platform.system()
+    return System(
+        os=f"{name}, {board}" if board else name,
+        machine=platform.machine(),
+        glibc=version,
+        python=f"{sys.version_info.major}.{sys.version_info.minor}",
+    )
+
+
+def _jetson_notes(board: Jetson | None, found: Sequence[doctor.Diagnosis]) -> tuple[str, ...]:
+    if board is None:
+        return ()
+    if any(one.name == "tensorrt" and one.status == "ok" for one in found):
+        return (f"the GPU is used through the TensorRT of {board}: edgekit build makes engines",)
+    return (f"the GPU is not used: TensorRT is not found. Next: {ADVICE}",)
 
 
 def _processor(name: str) -> Processor:

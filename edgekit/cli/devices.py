@@ -29,7 +29,7 @@ OutFile = Annotated[
 def command(
     name: Name = None, out: OutFile = None, json: Json = False, quiet: Quiet = False
 ) -> None:
-    """Show the device profiles, or one with its sources.
+    """Show the device profiles and where each figure is from, or one in full.
 
     `edgekit devices probe` reads this machine, tries its runtimes, and writes a profile
     that `edgekit export --device FILE.toml` takes.
@@ -47,7 +47,7 @@ def command(
         else:
             found = [profiles.profile(name) for name in profiles.names()]
             document = {"devices": [_document(one) for one in found]}
-            output.result(document, lambda console: console.print(_table(found)))
+            output.result(document, lambda console: _show_all(console, found))
 
 
 def _probe(output: Output, out: Path | None) -> None:
@@ -60,7 +60,7 @@ def _probe(output: Output, out: Path | None) -> None:
         )
     if out is not None and not out.parent.is_dir():
         raise UsageError(f"cannot write {out}", f"there is no folder {out.parent}")
-    with output.progress("Trying runtimes", len(this_machine.BACKENDS)) as advance:
+    with output.progress("Measuring, and trying runtimes", len(this_machine.BACKENDS)) as advance:
         found = this_machine.probe(advance)
     text = to_toml(found, "Written by `edgekit devices probe`; docs/devices.md describes the keys.")
     if out is not None:
@@ -100,6 +100,16 @@ def _table(found: "list[Profile]") -> "Table":
     )
 
 
+def _show_all(console: "Console", found: "list[Profile]") -> None:
+    console.print(_table(found))
+    # Lines, not a table: addresses are to be copied whole.
+    for one in found:
+        for source in one.sources:
+            if source.gives:
+                figures = ", ".join(source.gives)
+                console.print(f"{one.name}: {figures}: {source.what}: {source.where}")
+
+
 def _show(console: "Console", one: "Profile") -> None:
     processor, export = one.processor, one.export
     isa = f" ({', '.join(processor.isa)})" if processor and processor.isa else ""
@@ -107,7 +117,9 @@ def _show(console: "Console", one: "Profile") -> None:
         "name": one.name,
         "device": f"{one.title} ({one.kind})",
         "processor": f"{processor.name}: {_cores(processor)}{isa}" if processor else None,
-        "memory": _memory(one.memory_bytes),
+        "memory": _memory(one.memory_bytes) + _bandwidth(one.memory_bandwidth, " at up to"),
+        "system": _system(one),
+        "measured": _measured(one),
         "targets": ", ".join(export.targets),
         "precision": export.precision,
         "threads": export.threads,
@@ -123,7 +135,40 @@ def _show(console: "Console", one: "Profile") -> None:
     for note in one.remarks():
         console.print(f"note:       {note}")
     for source in one.sources:
-        console.print(f"source:     {source.what}: {source.where}")
+        of = f" ({', '.join(source.gives)})" if source.gives else ""
+        console.print(f"source:     {source.what}: {source.where}{of}")
+    for figure in one.figures():
+        if one.source_of(figure) is None:
+            console.print(f"source:     of {figure} none is given")
+
+
+def _system(one: "Profile") -> str | None:
+    if one.system is None:
+        return None
+    facts = one.system
+    return f"{facts.os}, {facts.machine}, glibc {facts.glibc}, Python {facts.python}"
+
+
+def _measured(one: "Profile") -> str | None:
+    """What a probe measured, in words; what it could not measure is left out."""
+    if one.measured is None:
+        return None
+    found = one.measured
+    held = {None: "", True: "held back by heat or power", False: "not held back by heat or power"}
+    parts = (
+        _bandwidth(found.memory_bandwidth, "copies memory at")
+        + (f" ({found.memory_threads} at once)" if found.memory_bandwidth else ""),
+        _bandwidth(found.disk_read_bandwidth, "reads its disk at"),
+        _bandwidth(found.disk_write_bandwidth, "writes it at"),
+        f"governor {found.governor}" if found.governor else "",
+        f"{found.temperature_c} °C" if found.temperature_c is not None else "",
+        held[found.throttled],
+    )
+    return ", ".join(part for part in parts if part)
+
+
+def _bandwidth(value: int | None, words: str) -> str:
+    return f"{words} {value / 1e9:.1f} GB/s" if value else ""
 
 
 def _cores(processor: "Processor") -> str:

@@ -50,6 +50,21 @@ def test_one_with_its_sources(edgekit):
         assert word in people
 
 
+def test_each_figure_has_its_source_in_the_list_and_alone(edgekit):
+    people = edgekit("devices").out
+    assert "https://www.raspberrypi.com/documentation/computers/processors.html" in people
+    assert "cores, clock, bandwidth" in people
+    alone = edgekit("devices", "rpi5").out
+    for words in (
+        "8 GiB at up to 17.0 GB/s",
+        "glibc 2.36, Python 3.11",
+        "(cores, clock, bandwidth)",
+    ):
+        assert words in alone
+    assert "none is given" not in alone
+    assert "of memory none is given" in edgekit("devices", "board.toml").out
+
+
 def test_a_file_is_shown_like_the_others(edgekit):
     assert edgekit("devices", "board.toml", "--json").document["device"]["title"] == "A board"
 
@@ -98,6 +113,8 @@ def test_a_probe_writes_what_export_takes(edgekit, place, quick_doctor):
         "notes": list(one.notes),
     }
     assert "onnx" in one.export.targets
+    assert one.measured.memory_bandwidth > 1e8
+    assert "copies memory at" in edgekit("devices", "me.toml").out
     made = edgekit("export", LINEAR, "--device", "me.toml", "--no-report", "--json", "-o", "b")
     assert made.code == 0, made.err
     assert [t["target"] for t in made.document["targets"]] == list(one.export.targets)

@@ -176,3 +176,24 @@ def test_the_page_shows_a_valid_profile():
     assert one.export.targets
     for name in SHIPPED:
         assert f"`{name}`" in page
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_figure_has_its_source(name):
+    one = profiles.profile(name)
+    assert {"memory", "bandwidth"} & set(one.figures())
+    lacking = [figure for figure in one.figures() if one.source_of(figure) is None]
+    assert lacking == []
+    claimed = {figure for source in one.sources for figure in source.gives}
+    assert claimed == set(one.figures())  # and no source is of a figure that is not there
+
+
+def test_a_source_of_nothing_known_is_refused(tmp_path):
+    path = tmp_path / "board.toml"
+    path.write_text(OWN + 'gives = ["colour"]\n')
+    with pytest.raises(InputError, match=r"sources\.0\.gives\.0: Input should be 'memory'"):
+        profiles.profile(str(path))
+    path.write_text(OWN)
+    one = profiles.profile(str(path))
+    assert one.figures() == ("memory", "cores")
+    assert one.source_of("memory") is None

@@ -8,14 +8,24 @@ import psutil
 import pytest
 
 from edgekit.devices import cpuinfo, doctor, host, profiles, this_machine
+from edgekit.devices.jetson import Jetson
 from edgekit.devices.profile_toml import to_toml
+
+MEASURED = profiles.Measured(memory_bandwidth=20_000_000_000, memory_threads=2, throttled=False)
 
 
 @pytest.fixture
 def machine(monkeypatch, tmp_path):
     """``machine(works=…, gpus=…)`` probes as if these back ends and GPUs were here."""
 
-    def make(works=("onnxruntime",), gpus=(), cpuinfo_text=None, board=None, battery=None):
+    def make(
+        works=("onnxruntime",),
+        gpus=(),
+        cpuinfo_text=None,
+        board=None,
+        battery=None,
+        board_software=None,
+    ):
         def examine(backends, advance):
             found = []
             for backend in backends:
@@ -25,6 +35,8 @@ def machine(monkeypatch, tmp_path):
             return found
 
         monkeypatch.setattr(doctor, "examine", examine)
+        monkeypatch.setattr(this_machine.machine_speed, "measure", lambda: MEASURED)
+        monkeypatch.setattr(this_machine, "jetson", lambda: board_software)
         monkeypatch.setattr(this_machine, "gpus", lambda: list(gpus))
         monkeypatch.setattr(psutil, "sensors_battery", lambda: battery, raising=False)
         for constant, text in (("_CPUINFO", cpuinfo_text), ("_BOARD", board)):
@@ -48,6 +60,23 @@ def test_it_is_what_the_system_says(machine):
     assert profiles.parse(to_toml(one).encode(), "probe") == one
     flags = Path("/proc/cpuinfo").read_text().split()
     assert ("avx2" in one.processor.isa) == ("avx2" in flags)
+
+
+def test_what_was_measured_and_the_system_are_in_the_file(machine):
+    one = machine()
+    assert one.measured == MEASURED
+    assert (one.system is None) == (os.uname().machine not in ("x86_64", "aarch64"))
+    assert all(one.source_of(figure) for figure in one.figures())
+    assert profiles.parse(to_toml(one).encode(), "probe") == one
+
+
+def test_a_jetson_is_told_what_to_use_in_place_of_wheels(machine):
+    software = Jetson("R39.2.0", "7.2")
+    (note,) = machine(board_software=software).notes
+    assert "TensorRT is not found. Next: sudo apt-get install nvidia-jetpack" in note
+    (note,) = machine(works=("onnxruntime", "tensorrt"), board_software=software).notes
+    assert "through the TensorRT of JetPack 7.2 (L4T R39.2.0)" in note
+    assert "JetPack 7.2" in machine(board_software=software).system.os
 
 
 def test_no_more_cores_than_this_process_may_use(machine):
