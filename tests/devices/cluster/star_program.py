@@ -76,7 +76,7 @@ def operations(rank: int, size: int) -> None:
     dist.all_gather(rows, torch.full((2, 2), float(rank)))
     assert [row[0, 0].item() for row in rows] == list(range(size))
     output = torch.zeros(2)
-    dist.reduce_scatter_tensor(output, torch.arange(2.0 * size))
+    dist.reduce_scatter_single(output, torch.arange(2.0 * size))
     assert output.tolist() == [size * 2.0 * rank, size * (2.0 * rank + 1)]
     mixed = [torch.zeros(1) for _ in range(size)]
     dist.all_to_all(mixed, [torch.tensor([rank * 10.0 + r]) for r in range(size)])
