@@ -67,6 +67,7 @@ class Group:
 
     Attributes:
         choice: which algorithm is used from how many bytes on, ascending.
+        hub_seconds: the longest wait for rank 0, which may itself wait for others.
     """
 
     def __init__(
@@ -79,11 +80,15 @@ class Group:
         epoch: int = 0,
     ) -> None:
         self.rank, self.size, self.seconds, self.epoch = rank, size, seconds, epoch
-        self.channels = dict(channels)
+        self.channels, self.hub_seconds = dict(channels), seconds
         self.choice: Sequence[tuple[int, str]] = [(0, "doubling" if size == 2 else "star")]
-        self._halves = DType[wire.upper()] == DType.FLOAT16
+        self.set_wire(wire)
         self._step, self._sequence = 0, 0
         self._scratch = np.empty(0, np.float32)
+
+    def set_wire(self, wire: str) -> None:
+        """Send activations as ``float32`` or ``float16`` from now on; all ranks alike."""
+        self._halves = {"float32": False, "float16": True}[wire]
 
     def begin(self, step: int) -> None:
         """Count operations from zero again, within this step."""
@@ -272,7 +277,7 @@ class Group:
     def _receive(self, other: int, shape: tuple, code: DType) -> tuple[Header, np.ndarray]:
         """The next frame of a rank, which must be this operation's; valid until its next."""
         channel = self.channels[other]
-        header, content = channel.receive(self.seconds)
+        header, content = channel.receive(self.seconds if other else self.hub_seconds)
         if header.kind == Kind.MESSAGE:
             raise Interrupted(channel.peer, expect(header, content, channel.peer))
         found = (header.epoch, header.step, header.sequence, header.shape, header.dtype)

@@ -211,10 +211,6 @@ class Channel:
         with contextlib.suppress(OSError):  # not a TCP socket: nothing delays there
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    def fileno(self) -> int:
-        """Of the socket, for ``select``."""
-        return self._socket.fileno()
-
     @property
     def certificate(self) -> bytes | None:
         """The certificate (DER) that the other end showed; None without TLS, or from a stranger."""
@@ -222,9 +218,16 @@ class Channel:
         return (self._socket.getpeercert(binary_form=True) or None) if secured else None
 
     @property
-    def readable(self) -> bool:
-        """Whether TLS holds bytes already that ``select`` on the socket cannot see."""
-        return isinstance(self._socket, ssl.SSLSocket) and self._socket.pending() > 0
+    def host(self) -> str:
+        """The other end's address, as it is seen here.
+
+        Raises:
+            PeerLost: it is no longer connected.
+        """
+        try:
+            return str(self._socket.getpeername()[0])
+        except OSError as error:
+            raise self._lost(error, 0.0) from error
 
     @property
     def closed(self) -> bool:
@@ -321,7 +324,7 @@ class Channel:
             return PeerLost(self.peer, f"silent for {seconds:.1f} s")
         return PeerLost(self.peer, _words(error))
 
-    def send_message(self, kind: str, seconds: float, **fields: Any) -> None:
+    def send_message(self, kind: str, seconds: float, /, **fields: Any) -> None:
         """Send a JSON object whose ``type`` is ``kind``."""
         data = json.dumps({"type": kind, **fields}).encode()
         self.send(Header(Kind.MESSAGE, len(data)), data, seconds)
@@ -374,6 +377,8 @@ def array_of(header: Header, content: memoryview) -> np.ndarray:
 
 
 def _words(error: Exception) -> str:
+    if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+        return "it closed the connection"
     if isinstance(error, ssl.SSLError):
         return f"TLS: {(error.reason or type(error).__name__).lower().replace('_', ' ')}"
     words = getattr(error, "strerror", None) or str(error) or type(error).__name__
