@@ -78,18 +78,24 @@ def processor_name() -> str:
     return platform.processor() or platform.machine() or "unknown"
 
 
-def save(digest: str, rows: Sequence[Mapping[str, Any]], machine: Mapping[str, Any]) -> None:
+def save(
+    digest: str,
+    rows: Sequence[Mapping[str, Any]],
+    machine: Mapping[str, Any],
+    host: str | None = None,
+) -> None:
     """Keep the rows of one benchmark of the bundle with this digest.
 
     Args:
         rows: as in ``edgekit bench --json``; each has ``runtime``, ``threads``,
             ``precision`` and ``latency_ms.p50``.
         machine: the host's description, which the figures depend on.
+        host: the fingerprint of another machine, where they were measured; None: this one's.
 
     Raises:
         DeviceError: the store cannot be written (locked, damaged, no space).
     """
-    records = [_record(digest, row, machine) for row in rows]
+    records = [_record(digest, row, machine, host or host_fingerprint()) for row in rows]
     _insert(
         "measurement (digest, host, runtime, threads, precision, p50_ms, figures, machine,"
         " measured_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -112,10 +118,10 @@ def _insert(into: str, records: Sequence[tuple]) -> None:
         ) from error
 
 
-def _record(digest: str, row: Mapping[str, Any], machine: Mapping[str, Any]) -> tuple:
+def _record(digest: str, row: Mapping[str, Any], machine: Mapping[str, Any], host: str) -> tuple:
     return (
         digest,
-        host_fingerprint(),
+        host,
         row["runtime"],
         row["threads"],
         row["precision"],

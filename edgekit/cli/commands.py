@@ -40,6 +40,7 @@ COMMANDS: dict[str, Entry] = {
     "run": Entry("run", "Run a bundle on real input: a picture, a sound file, a folder."),
     "bench": Entry("bench", "Measure latency, throughput, memory and load time here."),
     "plan": Entry("plan", "Compute which devices a streaming speech model fits on."),
+    "pack": Entry("pack", "Pack a bundle and all it needs for a device without a network."),
     "deploy": Entry("deploy", "Copy a bundle to a device, check it and measure it there."),
     "devices": Entry("devices", "Show device profiles, or probe this machine."),
     "cluster": Entry("cluster", "Run a language model over several devices."),
