@@ -41,6 +41,10 @@ CREATE TABLE IF NOT EXISTS measurement (
     measured_at TEXT NOT NULL  -- UTC
 );
 CREATE INDEX IF NOT EXISTS measurement_of ON measurement (digest, host);
+CREATE TABLE IF NOT EXISTS bundle (
+    digest TEXT PRIMARY KEY,
+    model TEXT NOT NULL        -- its name, to find one model's bundles again
+);
 CREATE TABLE IF NOT EXISTS precisions (
     id INTEGER PRIMARY KEY,
     digest TEXT NOT NULL,      -- of the quantised bundle
@@ -83,6 +87,7 @@ def save(
     rows: Sequence[Mapping[str, Any]],
     machine: Mapping[str, Any],
     host: str | None = None,
+    model: str | None = None,
 ) -> None:
     """Keep the rows of one benchmark of the bundle with this digest.
 
@@ -91,6 +96,7 @@ def save(
             ``precision`` and ``latency_ms.p50``.
         machine: the host's description, which the figures depend on.
         host: the fingerprint of another machine, where they were measured; None: this one's.
+        model: the name of the bundle's model, under which :func:`history` finds it.
 
     Raises:
         DeviceError: the store cannot be written (locked, damaged, no space).
@@ -101,6 +107,8 @@ def save(
         " measured_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         records,
     )
+    if model is not None:
+        _insert("bundle (digest, model) VALUES (?, ?) ON CONFLICT DO NOTHING", [(digest, model)])
 
 
 def _insert(into: str, records: Sequence[tuple]) -> None:
@@ -147,6 +155,29 @@ def rows_for(digest: str) -> list[dict[str, Any]]:
     found = _select(query, (digest, host_fingerprint()))
     try:
         return [_joined(*record) for record in found]
+    except ValueError as error:
+        _log.warning("ignoring the measurements in %s: %s", store_path(), error)
+        return []
+
+
+def history() -> list[dict[str, Any]]:
+    """Every measurement that was saved, of all bundles and machines, the oldest first.
+
+    Returns:
+        rows as of :func:`rows_for`, each with ``digest`` and ``model`` (None where it is not
+        known) added.
+    """
+    known = "SELECT name FROM sqlite_master WHERE name = 'bundle'"
+    model = "(SELECT model FROM bundle WHERE digest = m.digest)" if _select(known, ()) else "NULL"
+    query = (
+        f"SELECT figures, machine, host, measured_at, digest, {model}"  # noqa: S608 - ours
+        " FROM measurement AS m ORDER BY measured_at, id"
+    )
+    try:
+        return [
+            {**_joined(*record[:4]), "digest": record[4], "model": record[5]}
+            for record in _select(query, ())
+        ]
     except ValueError as error:
         _log.warning("ignoring the measurements in %s: %s", store_path(), error)
         return []

@@ -112,7 +112,8 @@ def _save(out: Output, bundle: "Bundle", document: dict[str, Any]) -> None:
     from edgekit import measurements
     from edgekit.export import refresh_report
 
-    measurements.save(bundle.digest, document["rows"], document["host"])
+    name = bundle.manifest.model.name
+    measurements.save(bundle.digest, document["rows"], document["host"], model=name)
     out.note(f"saved {len(document['rows'])} rows in {measurements.store_path()}")
     try:
         refresh_report(bundle.path)

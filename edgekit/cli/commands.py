@@ -39,6 +39,7 @@ COMMANDS: dict[str, Entry] = {
     "inspect": Entry("inspect", "Show what a bundle holds and check every byte of it."),
     "run": Entry("run", "Run a bundle on real input: a picture, a sound file, a folder."),
     "bench": Entry("bench", "Measure latency, throughput, memory and load time here."),
+    "report": Entry("report", "Draw what was measured over time."),
     "plan": Entry("plan", "Compute which devices a streaming speech model fits on."),
     "pack": Entry("pack", "Pack a bundle and all it needs for a device without a network."),
     "deploy": Entry("deploy", "Copy a bundle to a device, check it and measure it there."),

@@ -138,8 +138,13 @@ def _remember(out: Output, bundle: "Bundle", reports: "list[Report]") -> None:
     try:
         for report in measured:
             machine = {"name": _machine(report), **report.bench["host"]}
-            fingerprint = machine.get("fingerprint")
-            measurements.save(bundle.digest, report.bench["rows"], machine, fingerprint)
+            measurements.save(
+                bundle.digest,
+                report.bench["rows"],
+                machine,
+                host=machine.get("fingerprint"),
+                model=bundle.manifest.model.name,
+            )
         if measured:
             refresh_report(bundle.path)
     except (OSError, EdgekitError) as error:

@@ -255,7 +255,8 @@ def _write_report(output: Output, result: "ExportResult") -> None:
                 if runs and not rows_for(bundle.digest):
                     measured = bench.benchmark(bundle, (), (1,), QUICK_REPEAT)
                     rows = [asdict(row) for row in measured.rows]
-                    save(bundle.digest, rows, measured.host)
+                    name = bundle.manifest.model.name
+                    save(bundle.digest, rows, measured.host, model=name)
         except EdgekitError as error:
             output.note(f"no timings in the report: {error}")
         refresh_report(result.bundle)

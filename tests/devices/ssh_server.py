@@ -126,7 +126,8 @@ def _furnish(server: Server) -> None:
     script.write_text(
         f"#!/bin/sh\nexport PYTHONPATH={site} EDGEKIT_HOME={server.home}/edgekit\n"
         "export PYTHONDONTWRITEBYTECODE=1 HOME=/nonexistent\n"
-        f'exec {python} -S -P -c "import sys; from edgekit.cli import main; sys.exit(main())" "$@"\n'
+        f"exec {python} -S -P -c 'import sys; from edgekit.cli import main; sys.exit(main())'"
+        ' "$@"\n'
     )
     script.chmod(0o755)
     if os.getuid() == 0:
