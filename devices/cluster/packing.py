@@ -29,7 +29,7 @@ PANEL: Final = 16
 GROUP: Final = 32
 COLUMNS: Final = 64  # a row's columns are padded to a multiple of it
 _BYTES_OF_64: Final = {"fp32": 4096, "bf16": 2048, "int8": 1088, "int4": 640}  # in a panel
-_SMALLEST: Final = float(np.finfo(np.float16).tiny)
+_SMALLEST: Final = float(np.finfo(np.float16).smallest_subnormal)
 
 
 def padded(columns: int) -> int:

@@ -113,7 +113,7 @@ class Window:
                 while index not in self._ready and self._failure is None:
                     self._lock.wait(_PATIENCE)
                 self.stalled += time.perf_counter() - start
-            if self._failure is not None:
+            if index not in self._ready:
                 raise DeviceError("cannot read the weights", str(self._failure))
             return self._base + self._ready[index]
 
