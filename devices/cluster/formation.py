@@ -21,7 +21,7 @@ from .transfer import SplitModel, send_file
 from .wire import Kind, ProtocolError, expect
 
 LINKING: Final = 5.0  # seconds in which workers must have found each other
-DURING: Final = "getting ready"
+GETTING_READY: Final = "getting ready"
 
 log = logging.getLogger("edgekit.cluster")
 
@@ -83,9 +83,15 @@ class Former:
     ) -> None:
         self._roster, self._settings = roster, settings
         self._splits = sorted(splits, key=lambda split: split.nodes, reverse=True)
-        self._epoch = 0
+        self._epoch, self._ended = 0, False
         self._timings: dict[tuple[str, ...], Timings] = {}
         self._refused: dict[tuple[str, str], str] = {}  # (device, split): why it cannot
+
+    def stop(self) -> None:
+        """Wait no longer; :meth:`form` raises."""
+        with self._roster.changed:
+            self._ended = True
+            self._roster.changed.notify_all()
 
     def form(self, open_rank_0: Callable[[SplitModel, int], Group], step: int) -> Formation:
         """Wait for workers and make them ready; workers that fail on the way are removed.
@@ -123,6 +129,8 @@ class Former:
                         return split, _seated(able, split)
                     if waited < settings.grace:
                         break
+                if self._ended:
+                    raise DeviceError("the hub ends")
                 if settings.patience is not None and waited > settings.patience:
                     raise self._incomplete()
                 if not said:
@@ -180,7 +188,7 @@ class Former:
         why = getattr(error, "reason", str(error))
         if not hasattr(error, "reason"):  # not that it is gone: it says that it cannot
             self._refused[member.key, split.key] = f"{member.name}: {why}"
-        self._roster.remove(member, why, DURING)
+        self._roster.remove(member, why, GETTING_READY)
 
     def _ready(self, member: Member, split: SplitModel, rank: int) -> int:
         """Take one worker from its assignment to ready; its chunk."""
@@ -267,7 +275,7 @@ class Former:
         except EdgekitError as error:
             lost = [one for one in members if one.channel.closed] or members
             for member in lost:
-                self._roster.remove(member, getattr(error, "reason", str(error)), DURING)
+                self._roster.remove(member, getattr(error, "reason", str(error)), GETTING_READY)
 
 
 def _seated(able: list[Member], split: SplitModel) -> list[Member]:

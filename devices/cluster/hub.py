@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from edgekit.errors import DeviceError, EdgekitError, InputError
+from edgekit.errors import EdgekitError, InputError
 
 from .collectives import Group, Interrupted
 from .door import Door, Introducer
@@ -28,13 +28,12 @@ from .engine import Engine
 from .formation import Formation, Former, FormSettings, describe
 from .identity import Identity, Pins
 from .join_code import JoinCodes
-from .roster import Fault, Member, Roster
+from .roster import DURING, Fault, Member, Roster
 from .transfer import SplitModel
 from .wire import Kind, PeerLost, ProtocolError, expect
 from .worker import REPORT
 
 REPORTING: Final = 1.0  # seconds between two reports while tokens are made
-DURING: Final = "computing"
 FAULTS: Final = (PeerLost, Interrupted, ProtocolError)
 
 log = logging.getLogger("edgekit.cluster")
@@ -95,7 +94,6 @@ class Hub:
         self._steps = itertools.count(1)
         self._reported = 0.0
         self._fault: tuple[float, list[Fault]] | None = None
-        self._lock = threading.Lock()
 
     # ---- as an engine -----------------------------------------------------------------------
 
@@ -103,6 +101,16 @@ class Hub:
     def position(self) -> int:
         """How many tokens were taken in."""
         return len(self.ids)
+
+    @property
+    def context(self) -> int:
+        """Tokens that fit."""
+        return self.engine.context
+
+    @property
+    def complete(self) -> bool:
+        """Whether all ranks are there and ready."""
+        return self._formation is not None and self._formation.whole
 
     @property
     def engine(self) -> Engine:
@@ -166,10 +174,11 @@ class Hub:
         Raises:
             DeviceError: the patience is over.
         """
-        if self._formation is not None and self._formation.whole:
+        if self.complete:
             return
         self._release()
         self._formation = self._former.form(self._open, next(self._steps))
+        self.roster.settle()
         where = f"{self._formation.split.nodes} nodes"
         log.info("epoch %d: %s, %s", self._formation.epoch, where, self._formation.split.precision)
 
@@ -296,15 +305,21 @@ class Hub:
             member.report = said["report"]
         self._reported = time.monotonic()
 
+    def stop(self) -> None:
+        """From another thread: wait for missing workers no longer."""
+        self._former.stop()
+
     def close(self) -> None:
-        """Send the workers home and end."""
-        with contextlib.suppress(EdgekitError):
-            self.rest()
-        self._release()
+        """Send the workers home and end; may be called again."""
+        self.stop()
+        if self._engine is not None:
+            with contextlib.suppress(EdgekitError):
+                self.rest()
+            self._release()
+            self._engine.close()
+            self._engine, self._split = None, ""
         self.door.close()
         self.roster.close()
-        if self._engine is not None:
-            self._engine.close()
 
     # ---- what is told -----------------------------------------------------------------------
 
@@ -323,7 +338,7 @@ class Hub:
         return {
             "precision": formation.split.precision if formation else None,
             "epoch": formation.epoch if formation else 0,
-            "complete": formation is not None and formation.whole,
+            "complete": self.complete,
             "nodes": nodes,
             "collective": [[first, name] for first, name in self._group.choice],
             "milliseconds": describe(formation.timings) if formation else None,
@@ -335,12 +350,5 @@ class Hub:
 def _node(member: Member, used: bool) -> dict[str, Any]:
     link = {"latency": member.latency, "bandwidth": member.bandwidth}
     state = "ready" if used else "waiting"
-    about = {"name": member.name, "state": state, "host": _host(member), "link": link}
+    about = {"name": member.name, "state": state, "host": member.channel.host, "link": link}
     return about | ({"rank": member.rank} if used else {}) | (member.report if used else {})
-
-
-def _host(member: Member) -> str:
-    try:
-        return member.channel.host
-    except DeviceError:
-        return ""

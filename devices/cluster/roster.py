@@ -14,6 +14,7 @@ from edgekit.errors import EdgekitError
 
 from .wire import Channel, Header, Kind, ProtocolError
 
+DURING: Final = "computing"
 PING: Final = 2.0  # seconds between two questions to a worker that has nothing to do
 
 log = logging.getLogger("edgekit.cluster")
@@ -121,8 +122,24 @@ class Roster:
             self._members[key] = Member(name, key, channel, info)
             self.changed.notify_all()
         if earlier is not None:
-            earlier.channel.close()
+            self._replace(earlier)
         log.info("%s is here", name)
+
+    def _replace(self, earlier: Member) -> None:
+        """A worker is back before anybody missed it; who computes with it will notice."""
+        idle = earlier.lock.acquire(blocking=False)
+        if idle:
+            earlier.lock.release()
+            if not earlier.lost:
+                self.remove(earlier, "it connected again", "idle")
+        earlier.channel.close()
+
+    def settle(self) -> None:
+        """The cluster is complete again: nobody who was lost while idle is missed any more."""
+        with self.changed:
+            for fault in self.faults:
+                if fault.during != DURING and fault.resumed is None:
+                    fault.resumed = round(time.time() - fault.at, 3)
 
     def members(self) -> list[Member]:
         """Who is connected, in the order of coming."""

@@ -199,6 +199,7 @@ class Channel:
         until: when everything on this channel must be over, on ``time.monotonic``'s clock; None
             for no end. What is waited for may have a nearer one.
         traffic: what was counted.
+        host: the other end's address, as it was seen here; empty if it was gone at once.
     """
 
     def __init__(self, connection: socket.socket, peer: str, limit: int | None = None) -> None:
@@ -208,6 +209,7 @@ class Channel:
         self._head = bytearray(HEADER.size)
         self._broken = False
         self.until: float | None = None
+        self.host = _host(connection)
         with contextlib.suppress(OSError):  # not a TCP socket: nothing delays there
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
@@ -216,18 +218,6 @@ class Channel:
         """The certificate (DER) that the other end showed; None without TLS, or from a stranger."""
         secured = isinstance(self._socket, ssl.SSLSocket)
         return (self._socket.getpeercert(binary_form=True) or None) if secured else None
-
-    @property
-    def host(self) -> str:
-        """The other end's address, as it is seen here.
-
-        Raises:
-            PeerLost: it is no longer connected.
-        """
-        try:
-            return str(self._socket.getpeername()[0])
-        except OSError as error:
-            raise self._lost(error, 0.0) from error
 
     @property
     def closed(self) -> bool:
@@ -374,6 +364,13 @@ def array_type(values: np.ndarray) -> DType:
 def array_of(header: Header, content: memoryview) -> np.ndarray:
     """A frame's content as an array over the channel's buffer, halves not yet scaled."""
     return np.frombuffer(content, _NUMPY[header.dtype]).reshape(header.shape)
+
+
+def _host(connection: socket.socket) -> str:
+    try:
+        return str(connection.getpeername()[0])
+    except (OSError, IndexError):
+        return ""
 
 
 def _words(error: Exception) -> str:

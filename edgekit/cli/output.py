@@ -128,6 +128,11 @@ class Output:
         else:
             show(_console(self._results))
 
+    def stream(self, text: str) -> None:
+        """Print a piece of a result that grows."""
+        self._results.write(text)
+        self._results.flush()
+
     def note(self, text: str) -> None:
         """A line on stderr that ``--quiet`` leaves out."""
         if not self.quiet:

@@ -1,11 +1,14 @@
 """A cluster on this machine: the hub in this process, each worker in one of its own."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+import numpy as np
 
 from edgekit.devices.cluster.formation import FormSettings
 from edgekit.devices.cluster.hub import Hub, HubSettings
@@ -112,3 +115,65 @@ def wait(true, seconds: float = 20.0) -> None:
     while not true():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.02)
+
+
+def tiny_model(folder: Path, heads: int = 6, kv_heads: int = 3, layers: int = 3) -> Path:
+    """A seeded Llama with a tokenizer of bytes, written without PyTorch."""
+    from safetensors.numpy import save_file
+
+    random = np.random.default_rng(11)
+    hidden, size, inner, vocabulary = 96, 16, 160, 260
+    shapes = {"model.embed_tokens.weight": (vocabulary, hidden)}
+    shapes |= {"model.norm.weight": (hidden,), "lm_head.weight": (vocabulary, hidden)}
+    for layer in range(layers):
+        at = f"model.layers.{layer}."
+        for name in ("input_layernorm", "post_attention_layernorm"):
+            shapes[f"{at}{name}.weight"] = (hidden,)
+        shapes[f"{at}self_attn.q_proj.weight"] = (heads * size, hidden)
+        for name in "kv":
+            shapes[f"{at}self_attn.{name}_proj.weight"] = (kv_heads * size, hidden)
+        shapes[f"{at}self_attn.o_proj.weight"] = (hidden, heads * size)
+        for name in ("gate", "up"):
+            shapes[f"{at}mlp.{name}_proj.weight"] = (inner, hidden)
+        shapes[f"{at}mlp.down_proj.weight"] = (hidden, inner)
+    scale = 0.15
+    weights = {
+        name: (random.standard_normal(shape) * scale + (len(shape) == 1)).astype(np.float32)
+        for name, shape in shapes.items()
+    }
+    folder.mkdir(parents=True)
+    save_file(weights, folder / "model.safetensors")
+    config = {
+        "model_type": "llama",
+        "hidden_size": hidden,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "head_dim": size,
+        "vocab_size": vocabulary,
+        "max_position_embeddings": 512,
+        "tie_word_embeddings": False,
+        "eos_token_id": 257,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    _tokenizer(folder)
+    return folder
+
+
+def _tokenizer(folder: Path) -> None:
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {letter: place for place, letter in enumerate(letters)}
+    made = Tokenizer(models.BPE(vocabulary, []))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    names = ("<s>", "</s>", "<user>", "<assistant>")
+    made.add_special_tokens([AddedToken(name, special=True) for name in names])
+    made.save(str(folder / "tokenizer.json"))
+    template = (
+        "{% for m in messages %}<user>{{ m['role'] }}: {{ m['content'] }}{% endfor %}<assistant>"
+    )
+    about = {"chat_template": template, "bos_token": "<s>", "eos_token": "</s>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(about))
