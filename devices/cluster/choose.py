@@ -13,7 +13,10 @@ from .collectives import ALGORITHMS, Group
 
 SIZES: Final = (2 << 10, 16 << 10, 64 << 10, 512 << 10)  # bytes
 SECONDS: Final = 0.15  # that an algorithm is tried at one size, about
-PREFERENCE: Final = 0.97  # of the star's time that another must stay below
+PREFERENCE: Final = 0.93  # of the star's time that another must stay below
+_FIRST: Final = 3  # sums of the first trial
+_ROUNDS: Final = 5  # of further trials
+_HOPELESS: Final = 2.5  # times the fastest, after which an algorithm is not tried again
 _STEPS: Final = 4  # per doubling of the size, at which the tried ones are compared
 
 
@@ -65,9 +68,8 @@ def choose(group: Group, sizes: Sequence[int] = SIZES, seconds: float = SECONDS)
     """
     names = _shared(group)
     table = np.zeros((len(names), len(sizes)), np.float64)
-    for row, name in enumerate(names):
-        for column, size in enumerate(sizes):
-            table[row, column] = _measured(group, name, size, seconds)
+    for column, size in enumerate(sizes):
+        table[:, column] = _tried(group, names, np.zeros(size // 4, np.float32), seconds)
     group.broadcast(table)
     found = Timings(names, tuple(sizes), tuple(map(tuple, table.tolist())))
     group.choice = found.choice()
@@ -86,18 +88,33 @@ def _shared(group: Group) -> tuple[str, ...]:
     return tuple(sorted(names, key="doubling".__ne__)) if group.size == 2 else names
 
 
-def _measured(group: Group, name: str, size: int, seconds: float) -> float:
-    values = np.zeros(size // 4, np.float32)
-    group.all_reduce_by(name, values)  # buffers and TCP windows grow in the first
-    once = _batch(group, name, values, 1)
-    count = np.array([max(1, min(200, int(seconds / 3 / max(once, 1e-6))))], np.int64)
-    group.broadcast(count)
-    batches = 3 if count[0] > 1 else 1
-    rounds = [_batch(group, name, values, int(count[0])) for _ in range(batches)]
-    return min([once, *rounds]) if count[0] == 1 else min(rounds)
+def _tried(group: Group, names: Sequence[str], values: np.ndarray, seconds: float) -> list[float]:
+    """Seconds of a sum by each algorithm; those that are near the fastest are tried again, in
+    turns, so that what disturbs one disturbs all."""
+    for name in names:
+        group.all_reduce_by(name, values)  # buffers and TCP windows grow in the first
+    times = [[_batch(group, name, values, _FIRST)] for name in names]
+    best = min(row[0] for row in times)
+    counts = np.array(
+        [
+            max(2, min(100, int(seconds / _ROUNDS / max(row[0], 1e-6))))
+            if row[0] < _HOPELESS * best
+            else 0
+            for row in times
+        ],
+        np.int64,
+    )
+    group.broadcast(counts)
+    for _ in range(_ROUNDS):
+        for name, count, row in zip(names, counts, times, strict=True):
+            if count:
+                row.append(_batch(group, name, values, int(count)))
+    return [min(row) for row in times]
 
 
 def _batch(group: Group, name: str, values: np.ndarray, count: int) -> float:
+    # From the end of one to the end of another: in the first, the others may have run ahead.
+    group.all_reduce_by(name, values)
     began = time.perf_counter()
     for _ in range(count):
         group.all_reduce_by(name, values)

@@ -89,7 +89,8 @@ class Door:
         self._waiting: Counter[str] = Counter()
         self._lock = threading.Lock()
         try:
-            self._socket = socket.create_server(address, backlog=64)
+            family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+            self._socket = socket.create_server(address, family=family, backlog=64)
         except OSError as error:
             raise DeviceError(
                 f"cannot listen at {address[0]}:{address[1]}",

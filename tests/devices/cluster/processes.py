@@ -1,10 +1,13 @@
 """A cluster on this machine: the hub in this process, each worker in one of its own."""
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -25,7 +28,7 @@ from edgekit.errors import EdgekitError
 host, port, state, name, code, patience, engine = sys.argv[1:]
 settings = WorkerSettings(
     (host, int(port)), Path(state), name, threads=1, patience=float(patience),
-    mesh_host=host, engine={"kernel": engine},
+    mesh_host=host, engine={"kernel": engine or None},
 )
 try:
     say = lambda line: print(line, flush=True)
@@ -76,7 +79,7 @@ class Cluster:
         known = (state / "hubs.json").exists()
         code = "" if known else str(self.hub.codes.issue())
         host, port = address or self.hub.door.address
-        arguments = [host, port, state, name, code, patience, self.kernel]
+        arguments = [host, port, state, name, code, patience, self.kernel or ""]
         log = open(self.folder / f"{name}.log", "a")  # noqa: SIM115 - the process has it
         self.workers[name] = subprocess.Popen(
             [sys.executable, "-c", WORKER, *map(str, arguments)],
@@ -107,6 +110,33 @@ class Cluster:
                 logits = hub.decode(made[-1])
         hub.rest()
         return made
+
+
+class Relay:
+    """A link that can be cut: bytes go on, or are held back without a word."""
+
+    def __init__(self, to):
+        self._to, self.open = to, threading.Event()
+        self.open.set()
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.address = self._server.getsockname()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        while True:
+            ours, _ = self._server.accept()
+            theirs = socket.create_connection(self._to)
+            for a, b in ((ours, theirs), (theirs, ours)):
+                threading.Thread(target=self._pass, args=(a, b), daemon=True).start()
+
+    def _pass(self, source, sink):
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                self.open.wait()
+                sink.sendall(data)
+        for each in (source, sink):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
 
 
 def wait(true, seconds: float = 20.0) -> None:

@@ -1,11 +1,9 @@
 """A hub and workers in processes of their own: what is computed, who is lost, what goes on."""
 
-import contextlib
 import json
 import logging
 import os
 import signal
-import socket
 import threading
 
 import numpy as np
@@ -20,7 +18,7 @@ from edgekit.devices.cluster.split import split
 from edgekit.devices.cluster.wire import Channel
 from edgekit.errors import DeviceError, InputError
 
-from .processes import Cluster, tiny_model, wait
+from .processes import Cluster, Relay, tiny_model, wait
 
 PROMPT = [5, 99, 17, 203, 44, 8]
 COUNT = 40
@@ -141,33 +139,6 @@ def test_a_smaller_split_is_taken_when_nobody_comes(model, tmp_path, alone):
         found = cluster.generate(PROMPT, COUNT, {11: kill["kitchen"], 25: kill["bedroom"]})
         assert found == alone
         assert [node["name"] for node in cluster.hub.told()["nodes"]] == ["hub"]
-
-
-class Relay:
-    """A link that can be cut: bytes go on, or are held back without a word."""
-
-    def __init__(self, to):
-        self._to, self.open = to, threading.Event()
-        self.open.set()
-        self._server = socket.create_server(("127.0.0.1", 0))
-        self.address = self._server.getsockname()
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self):
-        while True:
-            ours, _ = self._server.accept()
-            theirs = socket.create_connection(self._to)
-            for a, b in ((ours, theirs), (theirs, ours)):
-                threading.Thread(target=self._pass, args=(a, b), daemon=True).start()
-
-    def _pass(self, source, sink):
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                self.open.wait()
-                sink.sendall(data)
-        for each in (source, sink):
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
 
 
 def test_a_cut_link_is_noticed_and_mended(model, tmp_path, alone):
