@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgekit.cli.accuracy import show_evaluation
+from edgekit.cli.export_memory import in_words, memory_on
 from edgekit.cli.options import Json, Locate, Quiet, Tolerance
 from edgekit.cli.output import Output, size, table
 from edgekit.cli.quantisation import (
@@ -178,7 +179,7 @@ def command(
     with Output(json, quiet) as output:
         if profile:
             _say_device(output, profile, arguments)
-        return _run(output, model, arguments, report)
+        return _run(output, model, arguments, report, profile)
 
 
 def _profile(device: str | None) -> "Profile | None":
@@ -200,13 +201,23 @@ def _say_device(output: Output, profile: "Profile", arguments: dict[str, Any]) -
             output.note(f"for {profile.title}: {remark}")
 
 
-def _run(output: Output, model: str, arguments: dict[str, Any], report: bool) -> int:
+def _run(
+    output: Output,
+    model: str,
+    arguments: dict[str, Any],
+    report: bool,
+    profile: "Profile | None" = None,
+) -> int:
     result = _export(output, model, arguments)
+    memory = memory_on(result.bundle, profile) if profile else []
     if report:
         _write_report(output, result)
     if result.weights.startswith("random"):
         output.warn(f"{result.model} has {result.weights} weights; give --weights FILE")
-    output.result(result.to_json(), lambda console: _show(console, result))
+    document = result.to_json() | ({"memory": memory} if profile else {})
+    output.result(document, lambda console: _show(console, result))
+    for row in memory:
+        output.note(f"memory of {profile.title}: {in_words(row)}")
     for row in (result.evaluation or {}).get("rows", ()):
         if row["reason"]:
             output.note(f"no accuracy on {row['runtime']}: {row['reason']}")

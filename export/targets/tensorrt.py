@@ -15,6 +15,7 @@ from ...quant.plan import QuantPlan
 from ...runtimes import tensorrt_build
 from ...runtimes.sessions.base import Session
 from ...runtimes.tensorrt_build import CAPABILITIES, ParserRefusedError, build_engine
+from ..memory_plan import plan_memory
 from ..passes.cast_precision import cast_precision
 from ..program import Program
 from .base import Lowered, Target, shorten
@@ -85,12 +86,15 @@ class TensorRTTarget(Target):
         """Save ``model``, which was made of ``program``, compile it, and say how."""
         extra = save_onnx(model, folder / "model.onnx")
         check_onnx(folder / "model.onnx")
+        stored = sum((folder / name).stat().st_size for name in ("model.onnx", *extra))
+        memory = plan_memory(program, stored).to_json()
         engines, unrun = self._compile(program, folder)
         recipe = {
             "onnx": "model.onnx",
             "precision": precision,
             "inputs": [spec.model_dump(mode="json") for spec in program.inputs],
             "dynamic": {axis: limits.model_dump() for axis, limits in program.dynamic.items()},
+            "memory": memory,
             "build": "edgekit build BUNDLE",
         }
         (folder / RECIPE).write_text(json.dumps(recipe, indent=1, sort_keys=True) + "\n")
@@ -104,6 +108,7 @@ class TensorRTTarget(Target):
                 "opset": opset_of(program),
                 "engines": engines,
                 "recipe": RECIPE,
+                "memory": memory,
             },
             unrun=unrun,
         )

@@ -149,6 +149,20 @@ class TestExport:
         with Bundle.open("linear-fp16") as bundle:
             assert bundle.manifest.device.model_dump(mode="json") == hint
 
+    def test_a_recipe_has_a_plan_of_memory_beside_the_devices_own(self, edgekit, place):
+        pytest.importorskip("tensorrt_rtx")
+        done = edgekit("export", LINEAR, "--device", "jetson-orin-nano", "--no-report", "--json")
+        assert done.code == 0, done.err
+        (row,) = done.document["memory"]
+        assert (row["graph"], row["target"], row["fits"]) == ("forward", "tensorrt", True)
+        assert row["device_bytes"] == profiles.profile("jetson-orin-nano").memory_bytes
+        recipe = place / "linear-fp16/graphs/forward/tensorrt/recipe.json"
+        plan = json.loads(recipe.read_text())["memory"]
+        onnx_file = recipe.with_name("model.onnx")
+        assert plan["weights_bytes"] == onnx_file.stat().st_size
+        assert plan == {key: row[key] for key in plan}
+        assert "memory of NVIDIA Jetson Orin Nano, 8 GB: forward on tensorrt asks for" in done.err
+
     def test_what_the_user_says_wins(self, edgekit):
         done = edgekit(
             *("export", LINEAR, "--device", "rpi5", "--target", "onnx", "--precision", "fp16"),
