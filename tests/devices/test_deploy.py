@@ -9,21 +9,17 @@ import numpy as np
 import pytest
 
 from edgekit import measurements
-from edgekit.bundle import Bundle, BundleWriter
+from edgekit.bundle import Bundle
 from edgekit.cli import main
 from edgekit.devices.destination import Destination, parse, read_hosts
 from edgekit.devices.sealed import sealed
 from edgekit.errors import InputError, UsageError
-from edgekit.export.reference import Reference, save_reference
-from edgekit.export.samples import Sample
 
+from .gain_bundle import BALLAST, SIDE, gain_bundle
 from .ssh_server import CutAfter, serve
 
 pytest.importorskip("asyncssh")
-onnx = pytest.importorskip("onnx")
-
-SIDE = 8
-BALLAST = 1 << 21  # bytes that make a bundle large enough to be cut off
+pytest.importorskip("onnx")
 
 
 @pytest.fixture(scope="module")
@@ -41,50 +37,8 @@ def home(tmp_path, monkeypatch):
 
 @pytest.fixture
 def bundle(tmp_path):
-    """``bundle(gain)``: a network that multiplies by it, with its answers; ``wrong`` ones lie."""
-
-    def make(gain, wrong=False):
-        folder = tmp_path / f"gain-{gain}"
-        if folder.exists():
-            return folder
-        helper, floats = onnx.helper, onnx.TensorProto.FLOAT
-        graph = helper.make_graph(
-            [helper.make_node("Mul", ["x", "gain"], ["y"])],
-            "gain",
-            [helper.make_tensor_value_info("x", floats, [1, SIDE])],
-            [helper.make_tensor_value_info("y", floats, [1, SIDE])],
-            [onnx.numpy_helper.from_array(np.float32(gain), "gain")],
-        )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-        x = np.linspace(-1, 1, SIDE, dtype=np.float32)[None]
-        answer = x * (gain + 1 if wrong else gain)
-        spec = {"dtype": "float32", "shape": [1, SIDE]}
-        with BundleWriter(folder) as writer:
-            writer.add("graphs/forward/onnx/model.onnx", model.SerializeToString())
-            writer.add("assets/ballast.bin", np.random.default_rng(gain).bytes(BALLAST))
-            reference = Reference((Sample("a line", {"x": x}),), ({"y": answer},))
-            save_reference(reference, writer.root / "verify/forward.safetensors")
-            artifact = {
-                "target": "onnx",
-                "status": "ok",
-                "file": "graphs/forward/onnx/model.onnx",
-            }
-            return writer.finish(
-                {
-                    "model": {"name": f"gain {gain}", "source": "gain.py:net", "weights": "said"},
-                    "graphs": [
-                        {
-                            "name": "forward",
-                            "inputs": [{"name": "x", **spec}],
-                            "outputs": [{"name": "y", **spec}],
-                            "reference": "verify/forward.safetensors",
-                            "artifacts": [artifact],
-                        }
-                    ],
-                }
-            )
-
-    return make
+    """``bundle(gain)``: see :func:`gain_bundle`."""
+    return lambda gain, wrong=False: gain_bundle(tmp_path, gain, wrong)
 
 
 @pytest.fixture

@@ -1,0 +1,51 @@
+"""A small real bundle, which carries PyTorch's answers as far as its device can tell."""
+
+from pathlib import Path
+
+import numpy as np
+
+from edgekit.bundle import BundleWriter
+from edgekit.export.reference import Reference, save_reference
+from edgekit.export.samples import Sample
+
+SIDE = 8
+BALLAST = 1 << 21  # bytes that make a bundle large enough to be cut off
+_FILE = "graphs/forward/onnx/model.onnx"
+
+
+def gain_bundle(folder: Path, gain: int, wrong: bool = False) -> Path:
+    """A network for ONNX Runtime that multiplies by ``gain``; its answers lie if ``wrong``."""
+    place = folder / f"gain-{gain}"
+    if place.exists():
+        return place
+    x = np.linspace(-1, 1, SIDE, dtype=np.float32)[None]
+    answer = x * (gain + 1 if wrong else gain)
+    spec = {"dtype": "float32", "shape": [1, SIDE]}
+    graph = {
+        "name": "forward",
+        "inputs": [{"name": "x", **spec}],
+        "outputs": [{"name": "y", **spec}],
+        "reference": "verify/forward.safetensors",
+        "artifacts": [{"target": "onnx", "status": "ok", "file": _FILE}],
+    }
+    with BundleWriter(place) as writer:
+        writer.add(_FILE, _multiply(gain))
+        writer.add("assets/ballast.bin", np.random.default_rng(gain).bytes(BALLAST))
+        reference = Reference((Sample("a line", {"x": x}),), ({"y": answer},))
+        save_reference(reference, writer.root / "verify/forward.safetensors")
+        model = {"name": f"gain {gain}", "source": "gain.py:net", "weights": "said"}
+        return writer.finish({"model": model, "graphs": [graph]})
+
+
+def _multiply(gain: int) -> bytes:
+    from onnx import TensorProto, helper, numpy_helper
+
+    graph = helper.make_graph(
+        [helper.make_node("Mul", ["x", "gain"], ["y"])],
+        "gain",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, SIDE])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, SIDE])],
+        [numpy_helper.from_array(np.float32(gain), "gain")],
+    )
+    opsets = [helper.make_opsetid("", 18)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()
