@@ -12,8 +12,8 @@ import numpy as np
 from .collectives import ALGORITHMS, Group
 
 SIZES: Final = (2 << 10, 16 << 10, 64 << 10, 512 << 10)  # bytes
-SECONDS: Final = 0.15  # that an algorithm is tried at one size, about
-PREFERENCE: Final = 0.93  # of the star's time that another must stay below
+SECONDS: Final = 0.4  # that an algorithm is tried at one size, about
+PREFERENCE: Final = 0.92  # of the star's time that another must stay below
 _FIRST: Final = 3  # sums of the first trial
 _ROUNDS: Final = 5  # of further trials
 _HOPELESS: Final = 2.5  # times the fastest, after which an algorithm is not tried again
@@ -92,7 +92,7 @@ def _tried(group: Group, names: Sequence[str], values: np.ndarray, seconds: floa
     """Seconds of a sum by each algorithm; those that are near the fastest are tried again, in
     turns, so that what disturbs one disturbs all."""
     for name in names:
-        group.all_reduce_by(name, values)  # buffers and TCP windows grow in the first
+        _batch(group, name, values, _FIRST)  # buffers and TCP windows grow in the first
     times = [[_batch(group, name, values, _FIRST)] for name in names]
     best = min(row[0] for row in times)
     counts = np.array(

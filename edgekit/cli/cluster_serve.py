@@ -195,10 +195,10 @@ def nodes_table(told: dict[str, Any]) -> "Table":
                 f"{link['bandwidth'] / 1e6:.0f} MB/s" if link.get("bandwidth") else "",
             )
         )
-    columns = (">rank", "node", "state", ">memory", ">planned", ">compute ms", ">stall ms")
+    columns = (">rank", "node", "state", ">memory", ">plan", ">compute", ">stall", ">link")
     state = "complete" if told["complete"] else "incomplete"
-    title = f"{state}, epoch {told['epoch']}, {len(told['faults'])} faults"
-    return table((*columns, ">link ms", ">latency ms", ">bandwidth"), rows, title)
+    title = f"{state}, epoch {told['epoch']}, {len(told['faults'])} faults; ms a token"
+    return table((*columns, ">latency", ">width"), rows, title)
 
 
 def _milliseconds(seconds: float | None) -> str:
