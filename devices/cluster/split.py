@@ -21,13 +21,13 @@ from edgekit.errors import InputError, UsageError
 
 from .checkpoint import EMBEDDING, FINAL_NORM, HEAD, Checkpoint, layer, open_checkpoint
 from .language import Language
-from .packing import PANEL, PRECISIONS, narrowed, pack, panel_bytes
+from .layout import head_kind, head_rows
+from .packing import PANEL, PRECISIONS, narrowed, pack
 from .partition import Share, partition
 from .shard import PAGE, WEIGHTS, Block, Shard, Tensor, read_shard, write_shard
 
 CLUSTER = "cluster.json"
 _ROWS = 512  # read and packed at a time; a multiple of PANEL
-_SLICE = 2 << 20  # bytes of a slice of the head, about: it has to fit a slot
 
 
 def split(
@@ -127,7 +127,7 @@ def _write_rank(
         embedding = None
         if rank == 0:
             writer.block("norm", 0, [("norm", _vector(checkpoint.read(FINAL_NORM)))])
-            _write_head(writer, checkpoint, "int8" if precision == "int4" else precision)
+            _write_head(writer, checkpoint, head_kind(precision))
             embedding = _write_embedding(writer, checkpoint, precision)
             for name, text in checkpoint.tokenizer().items():
                 (folder / name).write_text(text, encoding="utf-8")
@@ -270,7 +270,7 @@ def _feed_forward(
 
 def _write_head(writer: _Writer, checkpoint: Checkpoint, kind: str) -> None:
     language: Language = checkpoint.language
-    step = max(1, _SLICE // panel_bytes(kind, language.hidden)) * PANEL
+    step = head_rows(language, kind)
     for first in range(0, language.vocabulary, step):
         last = min(first + step, language.vocabulary)
         rows = _Rows(checkpoint, HEAD, slice(first, last), slice(None))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgekit.cli import cluster_serve
+from edgekit.cli.cluster_plan import plan_command
 from edgekit.cli.options import Json, Quiet
 from edgekit.cli.output import Output, table
 from edgekit.errors import UsageError
@@ -124,3 +125,6 @@ def _show(console: "Console", document: dict[str, Any]) -> None:
             ),
         )
     )
+
+
+app.command("plan")(plan_command)
