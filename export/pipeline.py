@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.resources
 import platform
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,10 +119,13 @@ def lower_all(
     """Every graph on every target, verified; with its reference."""
     graphs = []
     for one in captured:
+        own = replace(options, precision="fp32") if one.spec.exact else options
+        if own.precision != options.precision:
+            progress(f"{one.spec.name} answers with codes: it stays in fp32")
         artifacts = []
         for target in targets:
-            progress(f"{target.name}: lowering to {options.precision} and verifying")
-            artifacts.append(export_graph(writer, target, one, options))
+            progress(f"{target.name}: lowering to {own.precision} and verifying")
+            artifacts.append(export_graph(writer, target, one, own))
         graphs.append(record_graph(writer, one.program, one.reference, artifacts))
     return settle(model.graphs, graphs, writer.root, progress)
 

@@ -32,6 +32,7 @@ def _graph(
     states: Sequence[State],
     cache: Cache,
     answer: str | None = None,
+    exact: bool = False,
 ) -> GraphSpec:
     """A graph that takes one tensor and its state."""
     return GraphSpec(
@@ -41,6 +42,7 @@ def _graph(
         method=method,
         states=tuple(state.pair(cache) for state in states),
         answer=answer,
+        exact=exact,
     )
 
 
@@ -48,8 +50,9 @@ def codec_graphs(config: MimiConfig, cache: Cache = "slice") -> tuple[GraphSpec,
     """Sound to codes, and codes to sound."""
     pcm = InputSpec("pcm", "float32", (1, 1, config.frame))
     codes = InputSpec("codes", "int32", (1, config.codebooks, 1), high=config.code_count)
+    heard = ("codes", "latent")
     return (
-        _graph(ENCODE, "encode", pcm, ("codes", "latent"), encoder_states(config), cache),
+        _graph(ENCODE, "encode", pcm, heard, encoder_states(config), cache, exact=True),
         _graph(DECODE, "decode", codes, ("pcm",), decoder_states(config), cache),
     )
 

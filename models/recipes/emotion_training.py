@@ -63,10 +63,10 @@ class EmotionHyperparameters:
             network (see :mod:`.emotion_guide`).
     """
 
-    epochs: int = 60
+    epochs: int = 200
     batch: int = 32
     peak_rate: float = 3e-3
-    warm_up: float = 0.2
+    warm_up: float = 0.1
     weight_decay: float = 0.05
     smoothing: float = 0.1
     clip: float = 2.0
@@ -275,8 +275,9 @@ def vary(quartets: Tensor, chosen: EmotionHyperparameters) -> Tensor:
     """Standardised quartets (batch, 4, bands, frames): moved, made louder, masked with zeros."""
     count, _, bands, frames = quartets.shape
     if chosen.shift:
-        by = int(torch.randint(-chosen.shift, chosen.shift + 1, ()))
-        quartets = quartets.roll(by, dims=-1)
+        by = torch.randint(-chosen.shift, chosen.shift + 1, (count, 1))
+        moved = ((torch.arange(frames) + by) % frames)[:, None, None]
+        quartets = quartets.gather(3, moved.expand_as(quartets))
     offset = torch.zeros(count, 4, 1, 1)
     offset[:, 0] = chosen.gain * torch.randn(count, 1, 1)
     quartets = quartets + offset

@@ -180,3 +180,26 @@ def test_language_graphs_in_integers_and_the_codec_as_it_is(tmp_path):
             assert told.agreement >= 50
             assert told.nmse < 1e-2
         assert all(one.status == "ok" for one in judge_bundle(bundle))
+
+
+def test_in_half_precision_a_graph_that_answers_with_codes_stays_in_fp32(tmp_path):
+    model = micro_moshi()
+    codec = tuple(graph for graph in model.graphs if graph.name in ("encode", "decode"))
+    said = []
+    result = export(
+        replace(model, graphs=codec),
+        ["openvino"],
+        tmp_path / "b",
+        precision="bf16",
+        report=False,
+        progress=said.append,
+    )
+    result.raise_for_status()
+    assert "encode answers with codes: it stays in fp32" in said
+    with Bundle.open(tmp_path / "b") as bundle:
+        found = {graph.name: graph.artifacts[0] for graph in bundle.manifest.graphs}
+        assert {name: one.precision for name, one in found.items()} == {
+            "encode": "fp32",
+            "decode": "bf16",
+        }
+        assert all(one.status == "ok" for one in judge_bundle(bundle))

@@ -28,6 +28,7 @@ from edgekit.models.recipes.emotion_training import (
     predict,
     vary,
 )
+from edgekit.models.recipes.emotion_variants import VARIANTS, variants_of
 from edgekit.models.recipes.training_state import save_state
 from tests.emotion_micro import RATE, TINY, voice
 
@@ -70,6 +71,26 @@ def speech(monkeypatch):
 def run(folder, tmp_path, *options):
     fixed = (folder, "--cache", tmp_path / "cache", "--threads", "1")
     return physioser.main([str(one) for one in (*fixed, *options)])
+
+
+def test_variants_are_the_same_for_a_seed_and_the_first_is_the_recording():
+    sound = voice(2.0, 120, seed=1).astype(np.float32)
+    once, again, other = ([*variants_of(sound, RATE, seed)] for seed in (3, 3, 4))
+    assert len(once) == VARIANTS
+    np.testing.assert_array_equal(once[0], sound)
+    for number, variant in enumerate(once):
+        assert variant.shape == sound.shape
+        assert variant.dtype == np.float32
+        np.testing.assert_array_equal(variant, again[number])
+        assert number == 0 or np.abs(variant - sound).max() > 1e-2
+    assert np.abs(once[-1] - other[-1]).max() > 1e-2
+
+
+def test_a_faster_variant_is_higher():
+    sound = np.sin(2 * np.pi * 200 * np.arange(2 * RATE) / RATE).astype(np.float32)
+    variants = [*variants_of(sound, RATE, 0)]
+    peaks = [np.abs(np.fft.rfft(one)).argmax() / 2 for one in variants[:3]]
+    np.testing.assert_allclose(peaks, [200, 180, 200 * 10 / 9], atol=1.5)
 
 
 def test_recordings_are_found_by_their_names(folder):
