@@ -280,8 +280,12 @@ def _gravity(code: int) -> int:
 async def _bench(
     remote: Remote, edgekit: RemoteEdgekit, folder: str, wishes: Wishes, report: Report
 ) -> None:
-    """Measure it; that this fails does not undo the deployment, and is a note."""
-    arguments = ["bench", f"{folder}/{CURRENT}"]
+    """Measure it; that this fails does not undo the deployment, and is a note.
+
+    The device remembers the figures, too: ``auto`` follows them there. Its bundle stays as it
+    was sent, without a report.
+    """
+    arguments = ["bench", f"{folder}/{CURRENT}", "--save", "--no-report"]
     if wishes.repeat:
         arguments += ["--repeat", str(wishes.repeat)]
     for count in wishes.threads:

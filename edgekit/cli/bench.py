@@ -48,6 +48,11 @@ Save = Annotated[
     bool, typer.Option("--save", help="Remember the figures: --runtime auto follows them.")
 ]
 
+Report = Annotated[
+    bool,
+    typer.Option("--report/--no-report", help="With --save, show them in the bundle's report."),
+]
+
 
 def command(
     bundle: BundlePath,
@@ -57,6 +62,7 @@ def command(
     input_path: InputPath = None,
     graph: GraphName = None,
     save: Save = False,
+    report: Report = True,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -77,7 +83,7 @@ def command(
                 )
             document = _document(bundle, measured)
             if measured.rows and save:
-                _save(out, opened, document)
+                _save(out, opened, document, report)
         for warning in measured.warnings:
             out.warn(warning)
         if not measured.rows:
@@ -107,7 +113,7 @@ def _first_error(measured: "Benchmark") -> EdgekitError:
     return min(errors, key=lambda e: isinstance(e, MissingBackendError | UsageError))
 
 
-def _save(out: Output, bundle: "Bundle", document: dict[str, Any]) -> None:
+def _save(out: Output, bundle: "Bundle", document: dict[str, Any], report: bool) -> None:
     """Remember the figures, and show them in the bundle's report where that can be done."""
     from edgekit import measurements
     from edgekit.export import refresh_report
@@ -115,6 +121,8 @@ def _save(out: Output, bundle: "Bundle", document: dict[str, Any]) -> None:
     name = bundle.manifest.model.name
     measurements.save(bundle.digest, document["rows"], document["host"], model=name)
     out.note(f"saved {len(document['rows'])} rows in {measurements.store_path()}")
+    if not report:
+        return
     try:
         refresh_report(bundle.path)
     except (OSError, EdgekitError) as error:

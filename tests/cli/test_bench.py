@@ -51,6 +51,16 @@ def test_saved_figures_are_remembered_and_shown_in_the_report(edgekit, bundle):
     assert edgekit("inspect", bundle, "--json").document["digest"] == digest
 
 
+def test_figures_are_saved_without_touching_the_bundle(edgekit, bundle):
+    before = {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()}
+    done = edgekit(
+        "bench", bundle, "--repeat", 1, "-r", "onnxruntime", "-t", 1, "--save", "--no-report"
+    )
+    assert done.code == 0, done.err
+    assert {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()} == before
+    assert len(measurements.history()) == 1
+
+
 def test_a_report_that_cannot_be_written_does_not_lose_the_figures(edgekit, bundle, monkeypatch):
     def refuse(path, html):
         raise PermissionError(13, "Permission denied")

@@ -107,6 +107,9 @@ class TestDeployment:
         report = (bundle(2) / "report.html").read_text()
         assert f"over SSH to {server.user}@127.0.0.1:{server.port}" in report
 
+        # And there, where ``auto`` follows it.
+        assert (server.home / "edgekit/state/measurements.sqlite3").is_file()
+
         # The same again is not sent again, also though its report is another now.
         code, document, _ = edgekit(bundle(2), place, "--no-bench")
         assert (code, document["hosts"][0]["sent"]) == (0, 0)
