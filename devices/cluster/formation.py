@@ -85,7 +85,7 @@ class Former:
         self._splits = sorted(splits, key=lambda split: split.nodes, reverse=True)
         self._epoch, self._ended = 0, False
         self._timings: dict[tuple[str, ...], Timings] = {}
-        self._refused: dict[tuple[str, str], str] = {}  # (device, split): why it cannot
+        self._cannot: dict[str, str] = {}  # why a device failed last, by its name
 
     def stop(self) -> None:
         """Wait no longer; :meth:`form` raises."""
@@ -124,9 +124,9 @@ class Former:
             waited = time.monotonic() - began
             with self._roster.changed:
                 for split in self._splits:
-                    able = self._able(split)
-                    if len(able) >= split.nodes - 1:
-                        return split, _seated(able, split)
+                    there = self._roster.members()
+                    if len(there) >= split.nodes - 1:
+                        return split, _seated(there, split)
                     if waited < settings.grace:
                         break
                 if self._ended:
@@ -138,13 +138,9 @@ class Former:
                     log.warning("%s", self._incomplete().what)
                 self._roster.changed.wait(0.25)
 
-    def _able(self, split: SplitModel) -> list[Member]:
-        members = self._roster.members()
-        return [one for one in members if (one.key, split.key) not in self._refused]
-
     def _incomplete(self) -> DeviceError:
-        need, have = self._splits[-1].nodes - 1, len(self._able(self._splits[-1]))
-        why = "; ".join(sorted(set(self._refused.values())))
+        need, have = self._splits[-1].nodes - 1, len(self._roster.members())
+        why = "; ".join(f"{name}: {words}" for name, words in sorted(self._cannot.items()))
         what = f"{need} worker{'s' * (need != 1)} needed, {have} connected"
         return DeviceError(what, why, "edgekit cluster invite, then the worker with its code")
 
@@ -161,9 +157,9 @@ class Former:
                 while not done.wait(1.0):  # it must hear of us while others are not ready
                     members[place].ask("ping", "pong", self._settings.seconds)
             except EdgekitError as error:
-                self._failed(members[place], split, error)
+                self._failed(members[place], error)
             except (OSError, KeyError, TypeError, ValueError) as error:
-                self._failed(members[place], split, DeviceError(repr(error)))
+                self._failed(members[place], DeviceError(repr(error)))
             finally:
                 arrived[place].set()
 
@@ -184,10 +180,10 @@ class Former:
         group.choice = self._default(split.nodes)
         return Formation(self._epoch, split, members, min(chunks, default=1 << 30))
 
-    def _failed(self, member: Member, split: SplitModel, error: EdgekitError) -> None:
+    def _failed(self, member: Member, error: EdgekitError) -> None:
         why = getattr(error, "reason", str(error))
         if not hasattr(error, "reason"):  # not that it is gone: it says that it cannot
-            self._refused[member.key, split.key] = f"{member.name}: {why}"
+            self._cannot[member.name] = why
         self._roster.remove(member, why, GETTING_READY)
 
     def _ready(self, member: Member, split: SplitModel, rank: int) -> int:
@@ -209,6 +205,7 @@ class Former:
                 send_file(channel, said, split, rank, settings.seconds)
             elif said["type"] == "ready":
                 member.report = said.get("report", {})
+                self._cannot.pop(member.name, None)
                 return int(said["chunk"])
 
     def _next(self, member: Member, seconds: float) -> dict[str, Any]:
@@ -243,7 +240,7 @@ class Former:
                 if said.get("why"):
                     log.warning("%s reaches not all workers: %s", member.name, said["why"])
             except EdgekitError as error:
-                self._failed(member, formation.split, error)
+                self._failed(member, error)
 
         threads = [threading.Thread(target=work, args=(member,)) for member in members]
         for thread in threads:
