@@ -225,7 +225,10 @@ def invite(
 def worker(
     join: Annotated[str, typer.Option("--join", help="Where the hub is: HOST:PORT.")],
     code: Annotated[
-        str | None, typer.Option("--code", help="The hub's join code; the first time only.")
+        str | None,
+        typer.Option(
+            "--code", envvar="EDGEKIT_JOIN_CODE", help="The hub's join code; the first time only."
+        ),
     ] = None,
     name: Annotated[
         str | None, typer.Option("--name", help="How the hub calls it; default: this host's.")
