@@ -1,9 +1,10 @@
 """Putting a bundle on a device, and judging and measuring it there.
 
 A deployment is a folder on the device: ``current.edgekit`` is what runs, ``previous.edgekit`` what
-ran before. A new bundle is written beside them under a name of its own, read back as a sha256,
-verified there against PyTorch's answers, and only then renamed to ``current.edgekit``. So whatever
-goes wrong before that leaves what runs untouched, and a rename is whole or not at all.
+ran before (``NAME.edgekit`` and ``NAME.previous.edgekit``, where the address names a file). A new
+bundle is written beside them under a name of its own, read back as a sha256, verified there
+against PyTorch's answers, and only then renamed. So whatever goes wrong before that leaves what
+runs untouched, and a rename is whole or not at all.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,15 +30,17 @@ from .destination import Destination
 from .remote_edgekit import RemoteEdgekit
 from .ssh import Access, Remote, connect
 
+SUFFIX: Final = ".edgekit"
 CURRENT: Final = "current.edgekit"
 PREVIOUS: Final = "previous.edgekit"
 
-# Each is given the folder first. What an upload left a day ago is of nobody any more.
+# Each is given the folder and the name of the current bundle; then that of the previous one and a
+# new one's. What an upload left a day ago is of nobody any more.
 _PREPARE: Final = """
 set -eu
 mkdir -p -- "$1"
 cd -- "$1"
-find . -maxdepth 1 -name '.current.edgekit.part-*' -mtime +0 -exec rm -f {} + 2>/dev/null || :
+find . -maxdepth 1 -name ".$2.part-*" -mtime +0 -exec rm -f {} + 2>/dev/null || :
 pwd -P
 """
 _SUM: Final = 'if [ -f "$1" ]; then exec sha256sum <"$1"; fi'
@@ -45,19 +48,19 @@ _ACTIVATE: Final = """
 set -eu
 cd -- "$1"
 sync
-if [ -f current.edgekit ]; then
-    ln current.edgekit "$2.old" 2>/dev/null || cp -p current.edgekit "$2.old"
-    mv -f "$2.old" previous.edgekit
+if [ -f "$2" ]; then
+    ln -- "$2" "$4.old" 2>/dev/null || cp -p -- "$2" "$4.old"
+    mv -f -- "$4.old" "$3"
 fi
-mv -f "$2" current.edgekit
+mv -f -- "$4" "$2"
 sync
 """
 _SWAP: Final = """
 set -eu
 cd -- "$1"
-ln current.edgekit "$2" 2>/dev/null || cp -p current.edgekit "$2"
-mv -f previous.edgekit current.edgekit
-mv -f "$2" previous.edgekit
+ln -- "$2" "$4" 2>/dev/null || cp -p -- "$2" "$4"
+mv -f -- "$3" "$2"
+mv -f -- "$4" "$3"
 sync
 """
 Accepted = frozenset[tuple[str, str]]
@@ -111,6 +114,34 @@ def accepted_of(graphs: list[dict[str, Any]]) -> Accepted:
     )
 
 
+@dataclass(frozen=True)
+class Place:
+    """A deployment on a device: its absolute folder, and the names of the two bundles in it."""
+
+    folder: str
+    current: str
+    previous: str
+
+    @classmethod
+    def named(cls, path: str) -> Place:
+        """The one at a path: a folder, or a bundle's file if it ends in ``.edgekit``."""
+        if not path.endswith(SUFFIX):
+            return cls(path, CURRENT, PREVIOUS)
+        folder, _, name = path.rpartition("/")
+        stem = name.removesuffix(SUFFIX)
+        # At the root of the file system a folder's name is empty, and "." would be the home.
+        root = "/" if path.startswith("/") else "."
+        return cls(folder or root, name, f"{stem}.previous{SUFFIX}")
+
+    def path(self, name: str) -> str:
+        """A file in the folder."""
+        return f"{self.folder.rstrip('/')}/{name}"
+
+    def part(self) -> str:
+        """A name beside the current bundle that nothing has."""
+        return f".{self.current}.part-{secrets.token_hex(6)}"
+
+
 @dataclass
 class Report:
     """What became of one device; fields are filled in as they become known.
@@ -159,25 +190,25 @@ async def deploy(
     """
     async with connect(to, wishes.access) as remote:
         edgekit = await _meet(remote, wishes, report)
-        folder = await _prepare(remote, to.path)
+        place = await _prepare(remote, to.path)
         report.sha256 = parcel.sha256
-        part = f"{folder}/.{CURRENT}.part-{secrets.token_hex(6)}"
-        there = await _sum(remote, f"{folder}/{CURRENT}") == parcel.sha256
+        part = place.part()
+        there = await _sum(remote, place.path(place.current)) == parcel.sha256
+        subject = place.path(place.current if there else part)
         try:
             if not there:
-                await _upload(remote, parcel, part, report, advance)
-            subject = f"{folder}/{CURRENT}" if there else part
+                await _upload(remote, parcel, subject, report, advance)
             await _build(edgekit, parcel, subject, report)
             await _verify(edgekit, subject, parcel.accepted, report)
             if not there:
-                await _must(remote, _ACTIVATE, folder, part, doing="put the bundle in its place")
+                await _exchange(remote, _ACTIVATE, place, part)
         except BaseException:
-            await _forget(remote, part)
+            await _forget(remote, place.path(part))
             raise
         report.activated = True
-        report.previous = await _sum(remote, f"{folder}/{PREVIOUS}") is not None
+        report.previous = await _sum(remote, place.path(place.previous)) is not None
         if wishes.bench:
-            await _bench(remote, edgekit, folder, wishes, report)
+            await _bench(remote, edgekit, place, wishes, report)
 
 
 async def roll_back(to: Destination, wishes: Wishes, report: Report) -> None:
@@ -188,20 +219,19 @@ async def roll_back(to: Destination, wishes: Wishes, report: Report) -> None:
     """
     async with connect(to, wishes.access) as remote:
         edgekit = await _meet(remote, wishes, report)
-        folder = await _prepare(remote, to.path)
-        report.sha256 = await _sum(remote, f"{folder}/{PREVIOUS}")
+        place = await _prepare(remote, to.path)
+        previous = place.path(place.previous)
+        report.sha256 = await _sum(remote, previous)
         if report.sha256 is None:
             raise UsageError(
-                f"there is nothing to roll back to on {remote.name}", f"no {folder}/{PREVIOUS}"
+                f"there is nothing to roll back to on {remote.name}", f"there is no {previous}"
             )
-        manifest = await edgekit.need("inspect", f"{folder}/{PREVIOUS}")
-        accepted = accepted_of(manifest["graphs"])
-        await _verify(edgekit, f"{folder}/{PREVIOUS}", accepted, report)
-        swap = f".{CURRENT}.part-{secrets.token_hex(6)}"
-        await _must(remote, _SWAP, folder, swap, doing="swap the two bundles")
+        manifest = await edgekit.need("inspect", previous)
+        await _verify(edgekit, previous, accepted_of(manifest["graphs"]), report)
+        await _exchange(remote, _SWAP, place, place.part())
         report.activated = report.previous = True
         if wishes.bench:
-            await _bench(remote, edgekit, folder, wishes, report)
+            await _bench(remote, edgekit, place, wishes, report)
 
 
 async def _meet(remote: Remote, wishes: Wishes, report: Report) -> RemoteEdgekit:
@@ -212,9 +242,17 @@ async def _meet(remote: Remote, wishes: Wishes, report: Report) -> RemoteEdgekit
     return edgekit
 
 
-async def _prepare(remote: Remote, path: str) -> str:
-    """Make the folder; its absolute path."""
-    return (await _must(remote, _PREPARE, path, doing=f"make the folder {path}")).strip()
+async def _prepare(remote: Remote, path: str) -> Place:
+    """Make the folder."""
+    place = Place.named(path)
+    doing = f"make the folder {place.folder}"
+    said = await _must(remote, _PREPARE, place.folder, place.current, doing=doing)
+    return replace(place, folder=said.strip())
+
+
+async def _exchange(remote: Remote, program: str, place: Place, part: str) -> None:
+    names = (place.folder, place.current, place.previous, part)
+    await _must(remote, program, *names, doing="put the bundle in its place")
 
 
 async def _must(remote: Remote, program: str, *arguments: str, doing: str) -> str:
@@ -278,19 +316,20 @@ def _gravity(code: int) -> int:
 
 
 async def _bench(
-    remote: Remote, edgekit: RemoteEdgekit, folder: str, wishes: Wishes, report: Report
+    remote: Remote, edgekit: RemoteEdgekit, place: Place, wishes: Wishes, report: Report
 ) -> None:
     """Measure it; that this fails does not undo the deployment, and is a note.
 
     The device remembers the figures, too: ``auto`` follows them there. Its bundle stays as it
     was sent, without a report.
     """
-    arguments = ["bench", f"{folder}/{CURRENT}", "--save", "--no-report"]
+    arguments = ["bench", place.path(place.current), "--save", "--no-report"]
     if wishes.repeat:
         arguments += ["--repeat", str(wishes.repeat)]
     for count in wishes.threads:
         arguments += ["--threads", str(count)]
-    fed = f"{folder}/.input-{secrets.token_hex(4)}{wishes.input.suffix if wishes.input else ''}"
+    suffix = wishes.input.suffix if wishes.input else ""
+    fed = place.path(f"{place.part()}{suffix}")
     try:
         if wishes.input is not None:
             with wishes.input.open("rb") as source:

@@ -11,6 +11,7 @@ import pytest
 from edgekit import measurements
 from edgekit.bundle import Bundle
 from edgekit.cli import main
+from edgekit.devices.deploy import Place
 from edgekit.devices.destination import Destination, parse, read_hosts
 from edgekit.devices.sealed import sealed
 from edgekit.errors import InputError, UsageError
@@ -167,6 +168,31 @@ class TestDeployment:
         assert "onnxruntime, 1 threads" in out
         assert "failed" in out
         assert err.startswith("warning: ")
+
+
+@pytest.mark.parametrize(
+    ("path", "found"),
+    [
+        ("/srv/m", ("/srv/m", "current.edgekit", "previous.edgekit")),
+        ("/srv/m.edgekit", ("/srv", "m.edgekit", "m.previous.edgekit")),
+        ("/m.edgekit", ("/", "m.edgekit", "m.previous.edgekit")),
+        ("m.edgekit", (".", "m.edgekit", "m.previous.edgekit")),
+    ],
+)
+def test_where_bundles_lie(path, found):
+    place = Place.named(path)
+    assert (place.folder, place.current, place.previous) == found
+    assert Place.named("/m.edgekit").path("x") == "/x"
+
+
+def test_an_address_may_name_a_file(edgekit, server, bundle):
+    place = server.address("named/my net.edgekit").replace(" ", "%20")
+    for gain in (2, 3):
+        assert edgekit(bundle(gain), place, "--no-bench")[0] == 0
+    assert names(server, "named") == ["my net.edgekit", "my net.previous.edgekit"]
+    assert edgekit("--rollback", place, "--no-bench")[0] == 0
+    with Bundle.open(server.home / "named/my net.edgekit") as current:
+        assert current.manifest.model.name == "gain 2"
 
 
 class TestRefusals:
