@@ -4,7 +4,8 @@
  * Integers are multiplied as integers: activations are rounded to int8 with one scale for each 32
  * and multiplied with the stored bytes; no weight is ever widened in memory. Each function is run
  * by a team of threads that meet at barriers, so that a block costs one call. Compiled on the
- * machine that runs it; what needs AVX-512 with VNNI has a portable form beside it.
+ * machine that runs it; beside the form for AVX-512 with VNNI there are
+ * shorter ones for AVX2 and for ARM with dot products, and one for any processor.
  */
 #include <math.h>
 #include <pthread.h>
@@ -15,6 +16,8 @@
 #include <string.h>
 #if defined(__AVX512F__) || defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__ARM_FEATURE_DOTPROD)
+#include <arm_neon.h>
 #endif
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VNNI__)
@@ -340,7 +343,7 @@ PANEL_FUNCTION panel_int4(const uint8_t *w, struct inputs *in, int token, int wi
   for (int t = 0; t < tokens; t++) _mm512_storeu_ps(out + 16 * t, acc[t]);
 }
 
-#else /* portable: loops over sixteen rows that compilers turn into vectors */
+#else /* loops over sixteen rows that compilers turn into vectors */
 
 PANEL_FUNCTION panel_fp32(const uint8_t *w, struct inputs *in, int token, int width, float *out,
                           const int tokens) {
@@ -364,11 +367,43 @@ PANEL_FUNCTION panel_bf16(const uint8_t *w, struct inputs *in, int token, int wi
       }
 }
 
-/* The sums of a group for sixteen rows: four bytes of each row lie together. */
-static inline void quads(const uint8_t *body, const int8_t *q, int32_t *sum) {
-  for (int r = 0; r < 16; r++)
-    for (int i = 0; i < 4; i++) sum[r] += (int32_t)body[4 * r + i] * q[i];
+/* sum[16] += four columns of sixteen rows, whose four bytes lie together, times four inputs. Stored
+ * bytes of int8 are 128 too large (offset), which the processors that want signed ones undo. */
+#if defined(__AVX2__)
+static inline void quads(const uint8_t *body, const int8_t *q, const int offset, int32_t *sum) {
+  int32_t four;
+  memcpy(&four, q, 4);
+  const __m256i x = _mm256_set1_epi32(four), one = _mm256_set1_epi16(1);
+  for (int half = 0; half < 2; half++) {
+    __m256i w = _mm256_loadu_si256((const void *)(body + 32 * half)), pairs;
+    if (offset) { /* of the product's two factors the first is unsigned: the sign goes over */
+      w = _mm256_xor_si256(w, _mm256_set1_epi8((char)0x80));
+      pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+    } else {
+      pairs = _mm256_maddubs_epi16(w, x);
+    }
+    __m256i old = _mm256_loadu_si256((const void *)(sum + 8 * half));
+    old = _mm256_add_epi32(old, _mm256_madd_epi16(pairs, one));
+    _mm256_storeu_si256((void *)(sum + 8 * half), old);
+  }
 }
+#elif defined(__ARM_FEATURE_DOTPROD)
+static inline void quads(const uint8_t *body, const int8_t *q, const int offset, int32_t *sum) {
+  int32_t four;
+  memcpy(&four, q, 4);
+  const int8x16_t x = vreinterpretq_s8_s32(vdupq_n_s32(four));
+  for (int part = 0; part < 4; part++) {
+    uint8x16_t w = vld1q_u8(body + 16 * part);
+    if (offset) w = veorq_u8(w, vdupq_n_u8(0x80));
+    vst1q_s32(sum + 4 * part, vdotq_s32(vld1q_s32(sum + 4 * part), vreinterpretq_s8_u8(w), x));
+  }
+}
+#else
+static inline void quads(const uint8_t *body, const int8_t *q, const int offset, int32_t *sum) {
+  for (int r = 0; r < 16; r++)
+    for (int i = 0; i < 4; i++) sum[r] += ((int32_t)body[4 * r + i] - (offset ? 128 : 0)) * q[i];
+}
+#endif
 
 PANEL_FUNCTION panel_int8(const uint8_t *w, struct inputs *in, int token, int width, float *out,
                           const int tokens) {
@@ -382,9 +417,8 @@ PANEL_FUNCTION panel_int8(const uint8_t *w, struct inputs *in, int token, int wi
       i64 at = (i64)(token + t) * groups + g;
       const int8_t *q = in->bytes + (i64)(token + t) * width + g * GROUP;
       int32_t sum[16] = {0};
-      for (int j = 0; j < 8; j++) quads(body + 64 * j, q + 4 * j, sum);
-      for (int r = 0; r < 16; r++)
-        out[16 * t + r] += scale[r] * in->scales[at] * ((float)sum[r] - 128.0f * in->sums[at]);
+      for (int j = 0; j < 8; j++) quads(body + 64 * j, q + 4 * j, 1, sum);
+      for (int r = 0; r < 16; r++) out[16 * t + r] += scale[r] * in->scales[at] * (float)sum[r];
     }
   }
 }
@@ -407,7 +441,7 @@ PANEL_FUNCTION panel_int4(const uint8_t *w, struct inputs *in, int token, int wi
       i64 at = (i64)(token + t) * groups + g;
       const int8_t *q = in->bytes + (i64)(token + t) * width + g * GROUP;
       int32_t sum[16] = {0};
-      for (int j = 0; j < 8; j++) quads(body + 64 * j, q + 4 * j, sum);
+      for (int j = 0; j < 8; j++) quads(body + 64 * j, q + 4 * j, 0, sum);
       for (int r = 0; r < 16; r++)
         out[16 * t + r] += in->scales[at] * (scale[r] * (float)sum[r] + least[r] * in->sums[at]);
     }

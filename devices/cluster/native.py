@@ -28,7 +28,7 @@ from .packing import PRECISIONS
 from .shard import Block, Shard
 
 COMPILER_VARIABLE = "CC"
-PORTABLE_VARIABLE = "EDGEKIT_CLUSTER_PORTABLE"  # 1: no instructions beyond the common ones
+ARCHITECTURE_VARIABLE = "EDGEKIT_CLUSTER_ARCH"  # for -march, in place of this processor's own
 _FLAGS = (
     "-O3",
     "-std=gnu11",
@@ -88,8 +88,8 @@ def library() -> Any:
         MissingBackendError: there is no compiler, or it fails.
     """
     source = resources.files(__package__).joinpath("kernel.c").read_bytes()
-    target = [] if os.environ.get(PORTABLE_VARIABLE) == "1" else [_native_flag()]
-    flags = [*_FLAGS, *target]
+    wanted = os.environ.get(ARCHITECTURE_VARIABLE)
+    flags = [*_FLAGS, f"-march={wanted}" if wanted else _native_flag()]
     name = hashlib.sha256(repr((source, flags, _processor())).encode()).hexdigest()[:20]
     path = cache_dir() / "cluster" / f"kernel-{name}.so"
     if not path.is_file():
