@@ -44,7 +44,7 @@ test: $(TESTABLE)
 bench: $(TESTABLE)
 	$(BIN)/python tests/bench/run_all.py
 
-# By hand, not in CI: some ten minutes, and Debian packages that it names where they are missing.
+# By hand, not in CI: ten minutes or more, and Debian packages that it names where they are missing.
 # MODELS="physioser-vocal" proves the smallest alone.
 MODELS ?=
 
