@@ -14,6 +14,7 @@ import importlib.metadata
 import importlib.util
 import sys
 import tempfile
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from edgekit.devices.cluster.collective import Alone
 from edgekit.devices.cluster.engine import Engine
-from edgekit.devices.cluster.generate import generate_ids
 from edgekit.devices.cluster.split import split
 from edgekit.devices.cluster.tokens import Tokens
 from tests.devices.cluster.helpers import on_all
 
+READ = 600  # tokens of the text whose perplexity is taken
 PROMPTS = (
     "Explain to a child why the sky is blue.",
     "List the planets of the solar system and one fact about each.",
@@ -76,11 +77,6 @@ def along(engine: Engine, prompt: list[int], ids: list[int]) -> np.ndarray:
     return np.stack(rows)
 
 
-def greedy(engine: Engine, prompt: list[int], count: int) -> list[int]:
-    engine.reset()
-    return list(generate_ids(engine, prompt, count))
-
-
 def perplexity(engine: Engine, ids: list[int]) -> float:
     """Of a text, each token given all before it."""
     engine.reset()
@@ -99,50 +95,55 @@ def text_of_a_licence() -> str:
 
 
 def main() -> None:
+    import torch
+
+    torch.set_num_threads(1)
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 200
     path = wheel_model()
     model = transformers_model(path)
     with tempfile.TemporaryDirectory() as folder:
-        parity(model, path, Path(folder), count)
-        quality(model, path, Path(folder), count)
+        (part,) = split(path, Path(folder) / "int4-1", [1], "int4")
+        tokens = Tokens(part)
+        asked = [tokens.chat([{"role": "user", "content": prompt}]) for prompt in PROMPTS]
+        texts = [(ids, *expected(model, ids, count)) for ids in asked]
+        read = tokens.encode(text_of_a_licence())[:READ]
+        parity(path, Path(folder), texts)
+        quality(path, Path(folder), texts, read)
 
 
-def parity(model: Any, path: Path, folder: Path, count: int) -> None:
+def parity(path: Path, folder: Path, texts: Sequence[tuple]) -> None:
+    """Where the most likely token is transformers' after each of its tokens, so is the text."""
     for nodes in (1, 2, 3, 4):
         parts = list(split(path, folder / f"fp32-{nodes}", [1] * nodes))
-        tokens = Tokens(parts[0])
-        for prompt in PROMPTS:
-            ids = tokens.chat([{"role": "user", "content": prompt}])
-            wanted, rows = expected(model, ids, count)
 
-            def use(engine: Engine, ids=ids, wanted=wanted) -> tuple[np.ndarray, list[int]]:
-                return along(engine, ids, wanted), greedy(engine, ids, count)
+        def use(engine: Engine) -> list[np.ndarray]:
+            return [along(engine, ids, wanted) for ids, wanted, _ in texts]
 
-            found, text = on_all(parts, use, context=512)
+        for found, (_, wanted, rows) in zip(on_all(parts, use, context=512), texts, strict=True):
             worst = float(np.abs(found - rows).max())
-            same = text == wanted
-            print(f"{nodes} ranks: logits within {worst:.2e}, {count} tokens same: {same}")
+            same = found.argmax(1).tolist() == wanted
+            print(
+                f"{nodes} ranks: logits within {worst:.2e}, {len(wanted)} tokens same: {same}",
+                flush=True,
+            )
 
 
-def quality(model: Any, path: Path, folder: Path, count: int) -> None:
+def quality(path: Path, folder: Path, texts: Sequence[tuple], read: list[int]) -> None:
     for precision in ("fp32", "bf16", "int8", "int4"):
-        (part,) = split(path, folder / f"{precision}-q", [1], precision)
-        tokens = Tokens(part)
-        with Engine.open(part, 0, Alone(), context=2048) as engine:
+        out = folder / f"{precision}-1"
+        part = out / "rank-0" if out.exists() else split(path, out, [1], precision)[0]
+        with Engine.open(part, 0, Alone(), context=1024, threads=1) as engine:
             errors, agree, prefixes = [], [], []
-            for prompt in PROMPTS:
-                ids = tokens.chat([{"role": "user", "content": prompt}])
-                wanted, rows = expected(model, ids, count)
+            for ids, wanted, rows in texts:
                 found = along(engine, ids, wanted)
                 errors.append(float(((found - rows) ** 2).sum() / (rows**2).sum()))
-                agree.append(float((found.argmax(1) == rows.argmax(1)).mean()))
-                text = greedy(engine, ids, count)
-                pairs = zip(text, wanted, strict=False)
-                prefixes.append(next((i for i, (a, b) in enumerate(pairs) if a != b), count))
-            read = tokens.encode(text_of_a_licence())[:1200]
+                same = found.argmax(1) == wanted
+                agree.append(float(same.mean()))
+                prefixes.append(int(np.argmin(same)) if not same.all() else len(wanted))
             print(
                 f"{precision}: NMSE {np.mean(errors):.2e}, same first choice {np.mean(agree):.1%},"
-                f" same text for {prefixes} tokens, perplexity {perplexity(engine, read):.3f}"
+                f" same text for {prefixes} tokens, perplexity {perplexity(engine, read):.3f}",
+                flush=True,
             )
 
 
