@@ -1,5 +1,6 @@
 """The doctor tries real back ends, and survives broken ones."""
 
+import dataclasses
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from edgekit.devices import doctor, probes
+from edgekit.devices.jetson import Jetson
 
 CORE = next(backend for backend in doctor.BACKENDS if backend.core)
 
@@ -96,3 +98,19 @@ def test_gpus_are_those_that_the_driver_shows(tmp_path):
         check=True,
     )
     assert done.stdout == "['First (SM 86)', 'Second (SM 87)']\n"
+
+
+def test_what_stands_in_for_an_absent_module_is_tried():
+    absent = doctor.Backend("onnxruntime", "no_such_module", "run", "pip install it")
+    assert doctor.diagnose(absent).status == "missing"
+    found = doctor.diagnose(dataclasses.replace(absent, instead="onnxruntime"))
+    assert (found.status, found.install) == ("ok", "")
+
+
+def test_on_a_jetson_tensorrt_is_the_systems(monkeypatch):
+    backend = doctor.Backend("tensorrt", "no_such_module", "run", "pip install tensorrt")
+    assert doctor.diagnose(backend).install == "pip install tensorrt"
+    monkeypatch.setattr(doctor, "jetson", lambda: Jetson("R39.2.0", "7.2"))
+    assert "sudo apt-get install nvidia-jetpack" in doctor.diagnose(backend).install
+    other = dataclasses.replace(backend, name="openvino")
+    assert doctor.diagnose(other).install == "pip install tensorrt"
