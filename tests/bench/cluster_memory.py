@@ -14,7 +14,14 @@ import json
 import os
 import socket
 import sys
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from edgekit.devices.cluster.collectives import Group
 
 ROOT = Path(__file__).resolve().parents[2]
 CGROUPS = Path("/sys/fs/cgroup/memory")
@@ -38,8 +45,6 @@ def rank_main(said: dict) -> None:
     """One rank: join the cgroup, connect, generate or follow, report."""
     if said["cgroup"]:
         Path(said["cgroup"], "cgroup.procs").write_text(str(os.getpid()))
-    import time
-
     import numpy as np
 
     from edgekit.devices.cluster.collectives import Group
@@ -61,7 +66,7 @@ def rank_main(said: dict) -> None:
                 time.sleep(0.1)
         link.sendall(bytes([rank]))
         channels[0] = Channel(link, "rank 0")
-    group = Group(rank, size, channels, seconds=300.0)
+    group = Delayed(Group(rank, size, channels, seconds=300.0), said.get("delay", 0.0))
     with Engine.open(said["folder"], rank, group, **said["engine"]) as engine:
         times = []
         if rank:
@@ -91,8 +96,31 @@ def rank_main(said: dict) -> None:
     print(json.dumps(report), flush=True)
 
 
+class Delayed:
+    """A collective with a link that takes longer, one way."""
+
+    def __init__(self, inner: Group, delay: float) -> None:
+        self.rank, self.size, self._inner, self._delay = inner.rank, inner.size, inner, delay
+
+    def all_reduce(self, values: np.ndarray) -> None:
+        self._inner.all_reduce(values)
+        hops = 0 if self.size == 1 else 1 if self.size == 2 else 2
+        if self._delay and hops:
+            time.sleep(hops * self._delay)
+
+    def broadcast(self, values: np.ndarray) -> None:
+        self._inner.broadcast(values)
+        if self._delay and self.rank:
+            time.sleep(self._delay)
+
+
 def run_ranks(
-    folders: list[Path], limit: int | None, tokens: int, prompt: int = 32, **engine: object
+    folders: list[Path],
+    limit: int | None,
+    tokens: int,
+    prompt: int = 32,
+    delay: float = 0.0,
+    **engine: object,
 ) -> list[dict]:
     """Start all ranks, each under ``limit`` bytes, and gather what they say."""
     import subprocess
@@ -116,6 +144,7 @@ def run_ranks(
                 "port": port,
                 "tokens": tokens,
                 "prompt": prompt,
+                "delay": delay,
                 "engine": engine,
             }
             command = [sys.executable, str(Path(__file__).resolve()), "--rank", json.dumps(said)]
