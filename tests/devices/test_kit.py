@@ -86,9 +86,11 @@ def test_what_is_in_a_kit(packed):
     assert "@NAME@" not in unit + (out / "install.sh").read_text()
 
 
-def test_it_installs_without_a_network_and_again_over_itself(packed, tmp_path):
+def test_it_installs_without_a_network_and_keeps_what_was_there(packed, tmp_path):
     _, out = packed
     place = tmp_path / "place"
+    (place / "gain-2").mkdir(parents=True)
+    (place / "gain-2/current.edgekit").write_text("an earlier one")
     done = install(out, place)
     assert done.returncode == 0, done.stderr
     assert f"bundle:    {place}/gain-2/current.edgekit" in done.stdout
@@ -104,7 +106,7 @@ def test_it_installs_without_a_network_and_again_over_itself(packed, tmp_path):
     assert artifact["verify"]["level"] == "ran"
     unit = (place / "gain-2/edgekit-gain-2.service").read_text()
     assert f"ExecStart={edgekit} verify --quiet {place}/gain-2/current.edgekit" in unit
-    assert install(out, place).returncode == 0
+    assert (place / "gain-2/previous.edgekit").read_text() == "an earlier one"
     names = sorted(path.name for path in (place / "gain-2").iterdir())
     assert names == ["current.edgekit", "edgekit-gain-2.service", "previous.edgekit"]
 
