@@ -14,8 +14,9 @@ from .collectives import ALGORITHMS, Group
 SIZES: Final = (2 << 10, 16 << 10, 64 << 10, 512 << 10)  # bytes
 SECONDS: Final = 0.4  # that an algorithm is tried at one size, about
 PREFERENCE: Final = 0.92  # of the star's time that another must stay below
-_FIRST: Final = 3  # sums of the first trial
-_ROUNDS: Final = 5  # of further trials
+_FIRST: Final = 4  # sums of the first trial
+_ROUNDS: Final = 12  # of further trials at most
+_FEW: Final = 3  # where a sum takes long
 _HOPELESS: Final = 2.5  # times the fastest, after which an algorithm is not tried again
 _STEPS: Final = 4  # per doubling of the size, at which the tried ones are compared
 
@@ -94,27 +95,30 @@ def _tried(group: Group, names: Sequence[str], values: np.ndarray, seconds: floa
     for name in names:
         _batch(group, name, values, _FIRST)  # buffers and TCP windows grow in the first
     times = [[_batch(group, name, values, _FIRST)] for name in names]
-    best = min(row[0] for row in times)
-    counts = np.array(
-        [
-            max(2, min(100, int(seconds / _ROUNDS / max(row[0], 1e-6))))
-            if row[0] < _HOPELESS * best
-            else 0
-            for row in times
-        ],
-        np.int64,
-    )
-    group.broadcast(counts)
-    for _ in range(_ROUNDS):
-        for name, count, row in zip(names, counts, times, strict=True):
-            if count:
-                row.append(_batch(group, name, values, int(count)))
+    plan = np.array([_plan(row[0], min(times)[0], seconds) for row in times], np.int64)
+    group.broadcast(plan)
+    for turn in range(_ROUNDS):
+        for name, (rounds, count), row in zip(names, plan.tolist(), times, strict=True):
+            if turn < rounds:
+                row.append(_batch(group, name, values, count))
     return [min(row) for row in times]
 
 
+def _plan(first: float, best: float, seconds: float) -> tuple[int, int]:
+    """How many further rounds, of how many sums: many short ones, since some fall into a moment
+    in which the machine does nothing else."""
+    if first > _HOPELESS * best:
+        return 0, 0
+    # Even: where two ranks wait for each other in turns, every other sum looks short.
+    count = 2 * max(2, min(50, int(seconds / _ROUNDS / max(first, 1e-6) / 2)))
+    return (_ROUNDS if count > 4 else _FEW), count
+
+
 def _batch(group: Group, name: str, values: np.ndarray, count: int) -> float:
-    # From the end of one to the end of another: in the first, the others may have run ahead.
-    group.all_reduce_by(name, values)
+    # From the end of one to the end of another: in the first, the others may have run ahead, and
+    # TCP sends less after a pause.
+    for _ in range(2):
+        group.all_reduce_by(name, values)
     began = time.perf_counter()
     for _ in range(count):
         group.all_reduce_by(name, values)

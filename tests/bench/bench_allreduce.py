@@ -16,7 +16,8 @@ from delayed_links import address, delayed, inside
 
 HERE = Path(__file__).parent
 RANKS = (2, 4, 8)
-SIZES = (2 << 10, 8 << 10, 16 << 10, 64 << 10)
+SIZES = (2 << 10, 16 << 10, 64 << 10)
+MORE = (2 << 10, 8 << 10, 16 << 10, 32 << 10, 64 << 10)
 #: Milliseconds each way, and bits a second; 0 for no limit.
 LINKS = ((0, 0), (1, 0), (5, 0), (10, 0), (1, 100e6))
 
@@ -26,7 +27,8 @@ def run(ranks: int, link: tuple[float, float] | None, **options) -> dict:
     places = [address(i) if link else "127.0.0.1" for i in range(ranks)]
     with tempfile.TemporaryDirectory() as folder:
         told = {"addresses": places, "port": 21000, "folder": folder, "ways": ["plain"]}
-        told |= {"sizes": SIZES, "rounds": 9, "seconds": 0.06, "auto": True} | options
+        told |= {"sizes": SIZES, "rounds": 6, "seconds": 0.06, "auto": True, "algorithms": NAMES}
+        told |= options
         started = []
         for rank in range(ranks):
             words = [sys.executable, str(HERE / "allreduce_rank.py")]
@@ -132,8 +134,10 @@ def _panel(results: list[dict], ranks: int, left: int) -> str:
 
 def secured() -> dict:
     """What TLS costs at 8 ranks on loopback: both ways in one run, in turns."""
-    found = quietest(run(8, None, ways=["plain", "tls"], auto=False, rounds=15))
-    return {size: {way: found[f"{way} star {size}"] for way in ("plain", "tls")} for size in SIZES}
+    found = quietest(
+        run(8, None, ways=["plain", "tls"], auto=False, rounds=20, algorithms=["star"], sizes=MORE)
+    )
+    return {size: {way: found[f"{way} star {size}"] for way in ("plain", "tls")} for size in MORE}
 
 
 def main() -> None:
