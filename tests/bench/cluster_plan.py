@@ -1,7 +1,7 @@
 """The plan's token times beside measured ones, and beside published ones.
 
-    python tests/bench/cluster_plan.py measured      SmolLM2 here; takes minutes
-    python tests/bench/cluster_plan.py published     TPI-LLM's own table; computes only
+    python tests/bench/cluster_plan.py measured [WORK]   SmolLM2 here; takes minutes
+    python tests/bench/cluster_plan.py published         TPI-LLM's own table; computes only
 
 Measured: what a device can do is taken from other runs than those that are predicted: how fast
 weights pass from a run of each precision with all of them in memory, the disk from reading a shard
@@ -88,12 +88,18 @@ def fitted(shards: Sequence[Shard], seconds: float, device: Device) -> Device:
     return dataclasses.replace(device, bandwidth=low)
 
 
+def parts_of(out: Path, nodes: int, precision: str) -> list[Path]:
+    """A split that is there, or is made."""
+    if not out.exists():
+        split(wheel_model(), out, [1] * nodes, precision)
+    return [out / f"rank-{rank}" for rank in range(nodes)]
+
+
 def measured(folder: Path) -> None:
     off = []
     for precision in ("int8", "int4", "bf16", "fp32"):
         parts = {
-            nodes: split(wheel_model(), folder / f"{precision}-{nodes}", [1] * nodes, precision)
-            for nodes in (1, 2)
+            nodes: parts_of(folder / f"{precision}-{nodes}", nodes, precision) for nodes in (1, 2)
         }
         shards = {nodes: [read_shard(one) for one in parts[nodes]] for nodes in parts}
         device = Device(disk_rate(parts[1][0]), 1e10)
@@ -147,4 +153,4 @@ if __name__ == "__main__":
         published()
     else:
         with tempfile.TemporaryDirectory() as temporary:
-            measured(Path(temporary))
+            measured(Path(sys.argv[2] if len(sys.argv) > 2 else temporary))
