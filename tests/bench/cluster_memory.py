@@ -67,6 +67,7 @@ def rank_main(said: dict) -> None:
         link.sendall(bytes([rank]))
         channels[0] = Channel(link, "rank 0")
     group = Delayed(Group(rank, size, channels, seconds=300.0), said.get("delay", 0.0))
+    link = link_seconds(group)
     with Engine.open(said["folder"], rank, group, **said["engine"]) as engine:
         times = []
         if rank:
@@ -86,6 +87,7 @@ def rank_main(said: dict) -> None:
                 times.append(time.perf_counter() - start)
             engine.stop()
         report = engine.report()
+    report["sum_seconds"] = link
     if rank == 0:
         report |= {"prefill_ms": first * 1e3, "token_ms": float(np.median(times)) * 1e3}
         report["finite"] = bool(np.isfinite(logits).all())
@@ -94,6 +96,18 @@ def rank_main(said: dict) -> None:
         for name in ("memory.max_usage_in_bytes", "memory.failcnt"):
             report[name] = int(Path(said["cgroup"], name).read_text())
     print(json.dumps(report), flush=True)
+
+
+def link_seconds(group: Delayed) -> float:
+    """One sum of a token's size, as it is here with everything that delays it."""
+    import numpy as np
+
+    values, times = np.zeros(576, np.float32), []
+    for _ in range(41):
+        start = time.perf_counter()
+        group.all_reduce(values)
+        times.append(time.perf_counter() - start)
+    return sorted(times)[20]
 
 
 class Delayed:
