@@ -285,7 +285,10 @@ class Worker:
     def _stuck(self, channel: Channel, lost: PeerLost) -> None:
         """Another worker is lost; only the hub can say what happens now."""
         channel.send_message("stuck", 5.0, peer=lost.peer, why=lost.reason)
-        channel.receive_message(self._patience, "abort")
+        header, content = channel.receive(self._patience)
+        while header.kind == Kind.ARRAY:  # the hub's part of the sum that is broken off
+            header, content = channel.receive(self._patience)
+        expect(header, content, channel.peer, "abort")
         channel.send_message("aborted", 5.0)
 
     def _abort(self, channel: Channel, said: dict[str, Any]) -> None:
