@@ -99,8 +99,7 @@ def predict(setup: Setup) -> Prediction:
         fixed, mine, arena, kept = _divide(setup, share.sizes, index, blocks, memory)
         chunk = min(chunk, mine)
         held = sum(blocks[i].bytes for i in kept)
-        # On average a token looks back at half of the context.
-        looked = _cache_bytes(setup, share.sizes[1]) / setup.language.layers / 2
+        looked = _looked_at(setup, share.sizes[1])
         ranks.append(Rank(blocks, frozenset(kept), arena, setup.devices[index], looked))
         peaks.append(fixed + arena + held)
         resident.append(arena + held)
@@ -145,26 +144,49 @@ def _saves(ranks: Sequence[Rank], setup: Setup, seconds: float) -> dict[str, flo
     }
 
 
-def _cache_bytes(setup: Setup, kv_heads: int) -> int:
-    language = setup.language
-    width = 4 if setup.precision == "fp32" else 2
-    return 2 * language.layers * kv_heads * language.head_size * setup.context * width
+def _looked_at(setup: Setup, kv_heads: int) -> float:
+    """Bytes of keys and values that a token looks at in one layer: on average half of all."""
+    whole = cache_bytes(setup.language, setup.precision, setup.context, kv_heads)
+    return whole / setup.language.layers / 2
+
+
+def cache_bytes(language: Language, precision: str, context: int, kv_heads: int) -> int:
+    """Bytes of the keys and values of so many heads."""
+    width = 4 if precision == "fp32" else 2
+    return 2 * language.layers * kv_heads * language.head_size * context * width
+
+
+def without_weights(
+    language: Language,
+    precision: str,
+    context: int,
+    sizes: tuple[int, int, int],
+    rank: int,
+    chunk: int = CHUNKS[0],
+) -> int:
+    """Bytes of a rank's process that are not weights.
+
+    Args:
+        sizes: Query heads, key-value heads and feed-forward columns of the rank.
+        chunk: Tokens of a prompt that pass through together.
+    """
+    heads, kv_heads, columns = sizes
+    wide = max(language.hidden, columns, heads * language.head_size)
+    rows = max(2 * columns, (heads + 2 * kv_heads) * language.head_size)
+    logits = 4 * language.vocabulary if rank == 0 else 0
+    activations = chunk * (8 * language.hidden + 6 * wide + 4 * rows) + logits
+    activations += 4 * context * language.head_size
+    return BASE + RESERVE + cache_bytes(language, precision, context, kv_heads) + activations
 
 
 def _divide(
     setup: Setup, sizes: tuple[int, int, int], rank: int, blocks: Sequence[Block], memory: int
 ) -> tuple[int, int, int, tuple[int, ...]]:
     """Fixed bytes, tokens of a chunk, bytes of the ring and the blocks that stay."""
-    language = setup.language
-    heads, kv_heads, columns = sizes
-    wide = max(language.hidden, columns, heads * language.head_size)
-    rows = max(2 * columns, (heads + 2 * kv_heads) * language.head_size)
-    logits = 4 * language.vocabulary if rank == 0 else 0
+    language, precision, context = setup.language, setup.precision, setup.context
     fixed = 0
     for chunk in CHUNKS:
-        activations = chunk * (8 * language.hidden + 6 * wide + 4 * rows) + logits
-        activations += 4 * setup.context * language.head_size
-        fixed = BASE + RESERVE + _cache_bytes(setup, kv_heads) + activations
+        fixed = without_weights(language, precision, context, sizes, rank, chunk)
         placed = place(blocks, memory - fixed)
         if placed is not None:
             return fixed, chunk, *placed

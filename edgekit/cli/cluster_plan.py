@@ -1,7 +1,8 @@
 """``edgekit cluster plan``: what a cluster would take and do, worked out before it is built."""
 
 import re
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +13,7 @@ from edgekit.errors import UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from edgekit.devices.cluster.balance import Node
     from edgekit.devices.cluster.language import Language
     from edgekit.devices.cluster.plan import Prediction, Setup
     from edgekit.devices.cluster.simulate import Link
@@ -22,18 +24,32 @@ _BITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
 ModelName = Annotated[
     str, typer.Option("--model", help="llama-2-70b, …, a Hugging Face folder or a .gguf.")
 ]
-Nodes = Annotated[int, typer.Option("--nodes", "-n", min=1, help="How many devices.")]
-Ratio = Annotated[str, typer.Option("--ratio", help="Each one's part; auto: equal parts.")]
+Nodes = Annotated[int | None, typer.Option("--nodes", "-n", min=1, help="How many devices.")]
+Ratio = Annotated[
+    str, typer.Option("--ratio", help="Each one's part; auto: by --devices, without it equal.")
+]
+Devices = Annotated[
+    str | None,
+    typer.Option(
+        "--devices",
+        metavar="NAME,…",
+        help="One a rank, of edgekit devices or files of its probe: memory, bandwidth and disk.",
+    ),
+]
 Precision = Annotated[str, typer.Option("--precision", "-p", help="fp32, bf16, int8 or int4.")]
 Memory = Annotated[
-    str, typer.Option("--memory", help="Of each device's process, like 3GB; or one each: 3GB,1GB.")
+    str | None,
+    typer.Option(
+        "--memory", help="Of each device's process, like 3GB (4GB); or one each: 3GB,1GB."
+    ),
 ]
 LinkText = Annotated[
     str, typer.Option("--link", help="One-way latency and bandwidth, like 1ms,1Gbit.")
 ]
-Disk = Annotated[str, typer.Option("--disk", help="What a device reads, like 1GB/s.")]
+Disk = Annotated[str | None, typer.Option("--disk", help="What a device reads, like 1GB/s.")]
 Bandwidth = Annotated[
-    str, typer.Option("--bandwidth", help="Of a device's memory, as programs reach it: 15GB/s.")
+    str | None,
+    typer.Option("--bandwidth", help="Of a device's memory, as programs reach it: 15GB/s."),
 ]
 Context = Annotated[int, typer.Option("--context", min=1, help="Tokens the cache has room for.")]
 Prompt = Annotated[int, typer.Option("--prompt", min=1, help="Tokens before the first new one.")]
@@ -42,13 +58,14 @@ Wire = Annotated[str, typer.Option("--wire", help="Activations on the link: fp32
 
 def plan_command(
     model: ModelName,
-    nodes: Nodes = 1,
-    memory: Memory = "4GB",
+    nodes: Nodes = None,
+    devices: Devices = None,
+    memory: Memory = None,
     link: LinkText = "1ms,1Gbit",
-    disk: Disk = "1GB/s",
+    disk: Disk = None,
     precision: Precision = "int8",
     ratio: Ratio = "auto",
-    bandwidth: Bandwidth = "15GB/s",
+    bandwidth: Bandwidth = None,
     context: Context = 2048,
     prompt: Prompt = 64,
     wire: Wire = "fp32",
@@ -57,10 +74,8 @@ def plan_command(
 ) -> None:
     """Predict memory and time of a cluster, say what bounds it and what would help.
 
-    Nothing is measured: the figures of the devices are those that are given.
+    Nothing is measured: the figures of the devices are those that are given, or of their profiles.
     """
-    from edgekit.cli.cluster import parse_ratio
-    from edgekit.devices.cluster.memory import parse_size
     from edgekit.devices.cluster.packing import PRECISIONS
     from edgekit.devices.cluster.plan import Setup, alternatives, predict
     from edgekit.devices.cluster.simulate import Device
@@ -70,20 +85,24 @@ def plan_command(
             raise UsageError(f"no precision {precision!r}", f"there is {', '.join(PRECISIONS)}")
         if wire not in ("fp32", "fp16"):
             raise UsageError(f"no --wire {wire!r}", "there is fp32 and fp16")
-        device = Device(disk=_rate(disk), bandwidth=_rate(bandwidth))
+        language = _language(model)
+        ranks = _ranks(devices, nodes, memory, disk, bandwidth)
+        parts = _parts(out, language, ranks, ratio, devices is not None, precision, context)
         setup = Setup(
-            _language(model),
+            language,
             precision,
-            tuple(parse_ratio(ratio, nodes)),
-            _each([parse_size(part) for part in memory.split(",")], nodes),
-            (device,) * nodes,
+            parts,
+            tuple(one.memory for one in ranks),
+            tuple(Device(one.disk, one.bandwidth) for one in ranks),
             parse_link(link),
             context,
             prompt,
             4 if wire == "fp32" else 2,
         )
         found, others = predict(setup), alternatives(setup)
-        document = {"model": model, "nodes": nodes, "precision": precision} | found.document()
+        document = {"model": model, "nodes": len(ranks), "precision": precision}
+        document |= {"ratio": list(parts), "devices": [asdict(one) for one in ranks]}
+        document |= found.document()
         document["alternatives"] = {
             name: {"error": one} if isinstance(one, str) else one.document()
             for name, one in others.items()
@@ -100,10 +119,57 @@ def _language(text: str) -> "Language":
     return open_checkpoint(text).language
 
 
-def _each(sizes: list[int], nodes: int) -> tuple[int, ...]:
-    if len(sizes) not in (1, nodes):
-        raise UsageError(f"--memory names {len(sizes)} devices, not {nodes}")
-    return tuple(sizes * nodes) if len(sizes) == 1 else tuple(sizes)
+def _ranks(
+    devices: str | None,
+    nodes: int | None,
+    memory: str | None,
+    disk: str | None,
+    bandwidth: str | None,
+) -> "list[Node]":
+    """Every rank's figures: of the options, else of the profiles, else as usual."""
+    from edgekit.cli.cluster import nodes_of_devices
+    from edgekit.devices.cluster.balance import BANDWIDTH, DISK, Node
+    from edgekit.devices.cluster.memory import parse_size
+
+    if devices is not None:
+        ranks = list(nodes_of_devices(devices, nodes))
+    else:
+        usual = Node("a device", 4 * 10**9, BANDWIDTH, "assumed", DISK, "assumed")
+        ranks = [usual] * (nodes or 1)
+    given: dict[str, Any] = {}
+    if disk is not None:
+        given |= {"disk": _rate(disk), "disk_from": "given"}
+    if bandwidth is not None:
+        given |= {"bandwidth": _rate(bandwidth), "bandwidth_from": "given"}
+    ranks = [replace(one, **given) for one in ranks]
+    if memory is None:
+        return ranks
+    sizes = [parse_size(part) for part in memory.split(",")]
+    if len(sizes) not in (1, len(ranks)):
+        raise UsageError(f"--memory names {len(sizes)} devices, not {len(ranks)}")
+    sizes = sizes * len(ranks) if len(sizes) == 1 else sizes
+    return [replace(one, memory=size) for one, size in zip(ranks, sizes, strict=True)]
+
+
+def _parts(
+    out: Output,
+    language: "Language",
+    ranks: "list[Node]",
+    ratio: str,
+    known: bool,
+    precision: str,
+    context: int,
+) -> tuple[float, ...]:
+    """The ratio that is given, or what fits the devices; equal parts if nobody said which."""
+    from edgekit.cli.cluster import parse_ratio
+    from edgekit.devices.cluster.balance import balance
+
+    if ratio != "auto" or not known:
+        return tuple(parse_ratio(ratio, len(ranks)))
+    found = balance(language, ranks, precision, context)
+    for note in found.notes:
+        out.note(note)
+    return found.ratio
 
 
 def _rate(text: str) -> float:
@@ -138,11 +204,15 @@ def _show(
     found: "Prediction",
     others: "dict[str, Prediction | str]",
 ) -> None:
+    whole = sum(setup.ratio)
     rows = zip(found.peaks, found.resident, found.streamed, strict=True)
     console.print(
         table(
-            (">rank", ">peak MB", ">weights in memory MB", ">read for a token MB"),
-            ((str(rank), *(f"{size / 1e6:.0f}" for size in row)) for rank, row in enumerate(rows)),
+            (">rank", ">part", ">peak MB", ">weights in memory MB", ">read for a token MB"),
+            (
+                (rank, f"{setup.ratio[rank] / whole:.1%}", *(f"{size / 1e6:.0f}" for size in row))
+                for rank, row in enumerate(rows)
+            ),
         )
     )
     console.print(
