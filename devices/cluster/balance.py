@@ -11,7 +11,7 @@ memory there, and does not change the parts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,7 +19,7 @@ from edgekit.errors import MemoryBudgetError, UsageError
 
 from .language import Language
 from .layout import blocks_of
-from .memory import mib, place
+from .memory import mib
 from .partition import Share, partition
 from .plan import cache_bytes, without_weights
 
@@ -164,14 +164,14 @@ def balance(
         UsageError: more ranks than the model can be cut into.
     """
     weigh = _Scale(language, nodes, precision, context)
-    ratio = _held(weigh)
+    ratio = _fitting(weigh, weigh.over, streams=False)
     streams = ratio is None
     if ratio is None:
-        ratio = _parts(nodes, weigh.rooms, weigh.whole, streams=True)
+        ratio = _fitting(weigh, weigh.short, streams=True)
+    if ratio is None:
+        raise weigh.refusal()
     shares = partition(language, ratio)
     needed = [weigh.needed(rank, share) for rank, share in enumerate(shares)]
-    for rank, share in enumerate(shares):
-        weigh.check(rank, share)
     even = _parts(nodes, [float("inf")] * len(nodes), weigh.whole)
     parts = []
     for rank, (node, share) in enumerate(zip(nodes, shares, strict=True)):
@@ -205,39 +205,53 @@ class _Scale:
             self.language, self._precision, self._context, share.sizes, rank, chunk
         )
 
-    def check(self, rank: int, share: Share) -> None:
-        """Refuse a device that has no room for two blocks."""
+    def over(self, rank: int, share: Share) -> int:
+        """Bytes that a device lacks to hold all its weights."""
+        return self.needed(rank, share) - self.nodes[rank].memory
+
+    def short(self, rank: int, share: Share) -> int:
+        """Bytes that it lacks to stream them: two blocks at a time, and the norms."""
         blocks = blocks_of(self.language, share, rank, self._precision)
-        outside = self._outside(rank, share, 1)
+        smallest = 2 * max(block.bytes for block in blocks)
+        smallest += sum(block.bytes for block in blocks if block.kind == "norm")
+        smallest = min(smallest, sum(block.bytes for block in blocks))
+        return self._outside(rank, share, 1) + smallest - self.nodes[rank].memory
+
+    def refusal(self) -> MemoryBudgetError:
+        """Of the device that lacks most, with as little as a rank can have."""
+        count = len(self.nodes)
+        lacking = {}
+        for rank in range(count):
+            ratio = [_LEAST if one == rank else 1.0 for one in range(count)]
+            lacking[rank] = self.short(rank, partition(self.language, ratio)[rank])
+        rank = max(lacking, key=lambda one: lacking[one])
         node = self.nodes[rank]
-        if place(blocks, node.memory - outside) is None:
-            smallest = 2 * max(block.bytes for block in blocks)
-            raise MemoryBudgetError(
-                f"rank {rank} does not fit {node.name}",
-                f"its process may take {mib(node.memory)}; without weights it takes "
-                f"{mib(outside)}, and two blocks take {mib(smallest)}",
-                "more devices, a smaller precision or a shorter --context",
-            )
+        return MemoryBudgetError(
+            f"rank {rank} does not fit {node.name}",
+            f"its process may take {mib(node.memory)}, and two blocks of the least part, keys and "
+            f"values of {self._context} tokens and the process take "
+            f"{mib(node.memory + lacking[rank])}",
+            "other devices, a smaller precision or a shorter --context",
+        )
 
 
-def _held(weigh: _Scale) -> list[float] | None:
-    """Parts with which every rank holds its weights; None if there are none.
+def _fitting(
+    weigh: _Scale, lacking: Callable[[int, Share], int], streams: bool
+) -> list[float] | None:
+    """Parts with which no rank lacks bytes; None if there are none.
 
-    Heads come in whole ones: a rank that is over its memory all the same gets less in the next
-    round.
+    Heads come in whole ones: a rank that lacks some all the same gets less in the next round.
     """
     rooms = list(weigh.rooms)
     for _ in range(_ROUNDS):
-        if sum(max(room, 0) for room in rooms) < weigh.whole:
+        if not streams and sum(max(room, 0) for room in rooms) < weigh.whole:
             return None
-        ratio = _parts(weigh.nodes, rooms, weigh.whole)
-        over = [
-            weigh.needed(rank, share) - weigh.nodes[rank].memory
-            for rank, share in enumerate(partition(weigh.language, ratio))
-        ]
-        if max(over) <= 0:
+        ratio = _parts(weigh.nodes, rooms, weigh.whole, streams)
+        shares = partition(weigh.language, ratio)
+        more = [max(0, lacking(rank, share)) for rank, share in enumerate(shares)]
+        if not any(more):
             return ratio
-        rooms = [room - max(more, 0) for room, more in zip(rooms, over, strict=True)]
+        rooms = [room - one for room, one in zip(rooms, more, strict=True)]
     return None
 
 

@@ -84,6 +84,21 @@ def test_who_is_full_gives_the_rest_to_the_others(small):
     assert part.node.memory - part.needed < 1.5 * head
 
 
+def test_whole_heads_are_taken_away_until_all_fit():
+    # Of every size, so that for some the nearest whole head would be too much.
+    for memory in range(1200 << 20, 3000 << 20, 150 << 20):
+        found = balance(MODEL, nodes({"memory": memory}, {"memory": memory}, {}), "int8")
+        assert [part.streamed for part in found.parts] == [0, 0, 0], memory
+
+
+def test_a_small_device_streams_a_small_part():
+    small = {"memory": 120 << 20, "bandwidth": 10**10}
+    smollm = language_of("smollm2-135m")
+    found = balance(smollm, nodes(small, {"memory": 120 << 20, "bandwidth": 10**11}), "fp32", 128)
+    assert all(part.streamed for part in found.parts)
+    assert found.parts[1].share.sizes[0] > found.parts[0].share.sizes[0]
+
+
 def test_who_has_no_bandwidth_is_as_slow_as_the_slowest():
     found = balance(MODEL, nodes({"bandwidth": 2 * 10**10}, {}, {"bandwidth": 10**10}), "int8")
     assert found.ratio == pytest.approx((0.5, 0.25, 0.25))
