@@ -121,7 +121,7 @@ def lower_all(
     for one in captured:
         own = replace(options, precision="fp32") if one.spec.exact else options
         if own.precision != options.precision:
-            progress(f"{one.spec.name} answers with codes: it stays in fp32")
+            progress(f"{one.spec.name} has to be exact: it stays in fp32")
         artifacts = []
         for target in targets:
             progress(f"{target.name}: lowering to {own.precision} and verifying")

@@ -117,6 +117,8 @@ def _compared(model: LoadedModel, captured: Sequence[Captured]) -> int:
 
 def _quantisable(captured: Captured) -> bool:
     """Whether a graph has layers, and the network does not want all of them in floating point."""
+    if captured.spec.exact:
+        return False
     fixed = _fixed(captured)
     return any(layer.node not in fixed for layer in weight_layers(captured.program))
 

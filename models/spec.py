@@ -43,8 +43,9 @@ class GraphSpec:
     on a target that refuses this one. ``picked`` says that the outputs are rows which the
     network picks itself. ``answer`` names an output of logits whose largest along the last axis
     decides, on a token for one: a quantised graph is judged by how often it decides the same.
-    ``exact`` says that it answers with codes, whose neighbours mean something else: where half
-    precision is asked for, this graph stays in fp32.
+    ``exact`` says that nothing is to be lost on it, since it answers with codes, whose neighbours
+    mean something else, or shows what another graph does: whatever precision is asked for, this
+    graph stays in fp32.
     """
 
     name: str = "forward"

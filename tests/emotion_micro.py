@@ -1,5 +1,6 @@
 """A PhysioSER small enough to export in seconds, with all its parts, and recordings to hear."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from edgekit.models.physioser.config import (
 from edgekit.models.physioser.entries import EXPLAIN, GRAPHS, TASK
 from edgekit.models.physioser.network import PhysioSER
 from edgekit.models.physioser.speech import speech_network
-from edgekit.models.spec import LABELS, GraphSpec, InputSpec, LoadedModel
+from edgekit.models.spec import LABELS, InputSpec, LoadedModel
 
 RATE = FrontEndConfig.rate
 SAMPLES = RATE // 2
@@ -43,10 +44,7 @@ def micro_network(speech: bool = True) -> PhysioSER:
 def micro_emotion(speech: bool = True) -> LoadedModel:
     """Ready for export, with the graphs and the task of the registry but a shorter window."""
     waveform = (InputSpec("waveform", "float32", (1, SAMPLES)),)
-    graphs = tuple(
-        GraphSpec(one.name, waveform, one.outputs, one.method, alternative=one.alternative)
-        for one in GRAPHS
-    )
+    graphs = tuple(replace(one, inputs=waveform) for one in GRAPHS)
     return LoadedModel(
         name="micro-emotion",
         source="micro-emotion",

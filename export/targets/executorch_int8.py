@@ -27,6 +27,7 @@ _ATEN = torch.ops.aten
 
 # Taken along: a sum of two integer layers may then stay an integer.
 _CARRIED = (_ATEN.add.Tensor, _ATEN.cat.default, _ATEN.adaptive_avg_pool2d.default)
+_RECTIFIERS = (_ATEN.relu.default, _ATEN.relu_.default)
 _EPSILON = 2**-12  # the smallest scale, as XNNPACK's own configuration has it
 
 
@@ -148,13 +149,15 @@ def _clamping(base: type) -> type:
 
 def _chosen(program: Program, plan: QuantPlan) -> Callable[[Node], bool]:
     """Which nodes are quantised: layers of the common graph and what joins them, but not the
-    kept ones and what consumes those. (The weights of a chosen layer are asked about, too.)"""
+    kept ones and what consumes those. (The weights of a chosen layer are asked about, too, and
+    a ReLU after it: torchao takes both as one, or leaves the layer in floating point.)"""
     kept = set(plan.kept)
     layers = CONVOLUTIONS.keys() | LINEARS.keys()
     known = set()
     for node in program.exported.graph.nodes:
         after_kept = any(source.name in kept for source in node.all_input_nodes)
         wanted = node.target in layers or (node.target in _CARRIED and not after_kept)
+        wanted = wanted or (node.target in _RECTIFIERS and node.args[0].name in known)
         if wanted and node.name not in kept:
             known.add(node.name)
     return lambda node: node.op == "get_attr" or node.name in known

@@ -26,6 +26,7 @@ GRAPHS: Final = (
         ("probabilities", "quartet", "without"),
         method=EXPLAIN,
         alternative="forward",
+        exact=True,
     ),
 )
 

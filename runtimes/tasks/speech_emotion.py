@@ -196,20 +196,21 @@ class SpeechEmotion(Task):
             ParityError: an answer is not finite: the artifact is broken.
         """
         samples = self._long_enough(self.decode(source))
-        explained = self._explaining()
-        session = explained or self.session
+        explaining = self._explaining()
         rate = self.params.rate
         windows, quartets = [], []
         for start in self.starts(len(samples)):
             part = samples[start : start + self.window]
-            outputs = session.run({self.params.input: self.fill(part)[None]})
-            chances = self.chances(outputs)
+            heard = {self.params.input: self.fill(part)[None]}
+            chances = self.chances(self.session.run(heard))
             found: tuple[float, ...] = ()
-            if explained is not None:
+            if explaining is not None:
+                shown = explaining.run(heard)  # in fp32, whatever the answer is computed in
                 told = int(np.argmax(chances))
-                without = outputs["without"].reshape(len(COMPONENTS), -1)[:, told]
-                found = tuple(float(chances[told] - chance) for chance in without)
-                quartets.append(outputs["quartet"][0])
+                whole = self.chances(shown)[told]
+                without = shown["without"].reshape(len(COMPONENTS), -1)[:, told]
+                found = tuple(float(whole - chance) for chance in without)
+                quartets.append(shown["quartet"][0])
             end = min(start + self.window, len(samples))
             windows.append(Window(start / rate, end / rate, chances, found))
         remarks = _remarks(samples)

@@ -397,3 +397,23 @@ def test_linear_share(captured):
     assert linear_share(captured(settle(Products()), {"x": torch.zeros(1, 4, 64)})) == 1.0
     share = linear_share(captured(convolutions(), {"image": torch.zeros(1, 3, 12, 12)}))
     assert share == pytest.approx(960 / (432 + 144 + 2560 + 960))
+
+
+def test_executorch_takes_a_layer_and_its_rectifier_as_one():
+    """torchao takes both or none: without the ReLU, such a layer stayed in floating point."""
+    pytest.importorskip("executorch")
+    from edgekit.export.captured import capture_graph
+    from edgekit.export.options import ExportOptions
+    from edgekit.export.targets.executorch_int8 import quantise
+    from edgekit.models.sources import SourceOptions
+    from edgekit.models.sources.python_callable import from_module
+
+    model = from_module(convolutions(), "net", "net", SourceOptions())
+    captured = capture_graph(model, model.graphs[0], ExportOptions())
+    samples = [{"image": one} for one in pictures(3)]
+    graph = quantise(captured.program, QuantPlan(scheme="static", samples=tuple(samples))).graph
+    layers = [node for node in graph.nodes if str(node.target) in ("aten.conv2d.default",)]
+    assert len(layers) == 3
+    for layer in layers:
+        taken = [str(source.target) for source in layer.args[:2]]
+        assert all("dequantize" in name for name in taken), (layer.name, taken)

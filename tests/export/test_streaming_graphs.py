@@ -195,7 +195,7 @@ def test_in_half_precision_a_graph_that_answers_with_codes_stays_in_fp32(tmp_pat
         progress=said.append,
     )
     result.raise_for_status()
-    assert "encode answers with codes: it stays in fp32" in said
+    assert "encode has to be exact: it stays in fp32" in said
     with Bundle.open(tmp_path / "b") as bundle:
         found = {graph.name: graph.artifacts[0] for graph in bundle.manifest.graphs}
         assert {name: one.precision for name, one in found.items()} == {
