@@ -62,6 +62,12 @@ class PhysioSER(nn.Module):
     #: Never quantised: spectra span more decades than 8 bits have.
     floating_modules = ("quartet", "latent.speech.log_mel")
 
+    @property
+    def integer_scheme(self) -> str | None:
+        """How to quantise it where nobody says: a speech network's activations have outliers, and
+        the latent branch measures small differences of them, so its weights alone."""
+        return None if self.latent is None else "weights"
+
     def forward(self, waveform: Tensor) -> Tensor:
         """Probabilities (batch, classes)."""
         levelled = level(waveform)

@@ -57,7 +57,7 @@ def test_in_integers_the_answer_is_and_what_explains_it_is_not(tmp_path):
         sound = voice(0.6, 90 + 20 * number, seed=number)
         soundfile.write(folder / f"{number}.wav", sound, RATE)
     result = export(
-        micro_emotion(),
+        micro_emotion(speech=False),
         ["onnx"],
         tmp_path / "b",
         precision="int8",
@@ -72,9 +72,27 @@ def test_in_integers_the_answer_is_and_what_explains_it_is_not(tmp_path):
         found = tasks.for_bundle(bundle, session)(voice(0.5))
         own = session.run({"waveform": voice(0.5)[None]})["probabilities"][0]
     np.testing.assert_array_equal(found.chances, own.astype(np.float64))
-    network = micro_emotion().module
+    network = micro_emotion(speech=False).module
     import torch
 
     with torch.no_grad():
         wanted = network(torch.from_numpy(voice(0.5))[None])[0].numpy()
     assert np.abs(np.array(found.chances) - wanted).max() < 0.1
+
+
+def test_a_network_with_a_speech_network_says_how_it_is_quantised(tmp_path):
+    pytest.importorskip("transformers")
+    model = micro_emotion(speech=True)
+    sounds = [voice(0.5, 90 + 20 * number, seed=number)[None] for number in range(4)]
+    result = export(
+        replace(model, graphs=model.graphs[:1]),
+        ["onnx"],
+        tmp_path / "b",
+        precision="int8",
+        quantisation=QuantOptions(calibration=sounds, compare=()),
+        report=False,
+    )
+    result.raise_for_status()
+    ((answers,),) = (one.graphs for one in result.targets)
+    assert answers.quantisation["scheme"] == "weights"
+    assert answers.quantisation["fidelity"]["nmse"] < 1e-3
