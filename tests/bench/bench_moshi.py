@@ -2,7 +2,7 @@
 
 Run: ``python tests/bench/bench_moshi.py [--threads N] [--seconds S] [--folder F]``. Frame by frame,
 80 ms each, encoded and decoded at once, on two runtimes and in the same modules in eager PyTorch;
-also on OpenVINO in bf16, where the encoder stays in fp32; that does not count. Each has a process of
+also on OpenVINO in bf16 but for the encoder, which does not count. Each has a process of
 its own, since the threads of one engine spin on the cores that the next one needs; they take turns
 of two seconds of speech, so that all see the same machine. The weights are those of the tests' hash
 rule, with which codes change from frame to frame; trained ones take the same time. Prints per
