@@ -183,12 +183,14 @@ def _jobs(
 
 
 def _scheme(captured: Captured, precision: str, asked: QuantOptions) -> Scheme:
-    """What was asked, or what suits: what the network itself says (``integer_scheme``), integer
+    """What was asked, or what suits: what the network says of int8 (``integer_scheme``), integer
     weights for 4 bits and for networks of linear layers without calibration, static int8 else."""
     share = linear_share(captured.program)
     if not weight_layers(captured.program):
         raise UnsupportedError(f"{captured.program.name} has no weights to quantise")
-    scheme = asked.scheme or getattr(captured.module, "integer_scheme", None)
+    scheme = asked.scheme
+    if scheme is None and precision == "int8":
+        scheme = getattr(captured.module, "integer_scheme", None)
     if scheme is None and precision == "int4":
         scheme = "weights"
     if scheme is None:
