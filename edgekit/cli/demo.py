@@ -1,7 +1,7 @@
 """``edgekit demo …``: programs that show a bundle at work, in the browser."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -9,17 +9,109 @@ from edgekit.cli.options import BundlePath, Json, Quiet
 from edgekit.cli.output import Output
 from edgekit.errors import DeviceError
 
+if TYPE_CHECKING:
+    from edgekit.apps.web.serve import Address
+
 app = typer.Typer(rich_markup_mode=None, add_completion=False, no_args_is_help=True)
 
+Bundles = Annotated[
+    list[Path],
+    typer.Argument(metavar="BUNDLE…", help="A bundle; several are precisions to switch between."),
+]
 Runtime = Annotated[str, typer.Option("--runtime", "-r", help="A runtime's name, or auto.")]
 Threads = Annotated[int | None, typer.Option("--threads", "-t", min=1, help="Of the engine.")]
 Host = Annotated[str, typer.Option("--host", help="Where to listen; 0.0.0.0 for all networks.")]
 Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")]
+Token = Annotated[
+    str | None,
+    typer.Option("--token", envvar="EDGEKIT_TOKEN", help="In place of one made up each time."),
+]
+Origin = Annotated[
+    list[str] | None, typer.Option("--origin", help="Another site whose pages may connect.")
+]
+Certificate = Annotated[
+    Path | None, typer.Option("--certificate", help="PEM file: https in place of http.")
+]
+Key = Annotated[Path | None, typer.Option("--key", help="PEM file of the certificate's key.")]
+Browser = Annotated[bool, typer.Option("--open", help="Open the page in the browser here.")]
+Source = Annotated[
+    Path | None,
+    typer.Option("--source", help="A video or a folder of frames in place of a camera."),
+]
+Classes = Annotated[
+    str | None,
+    typer.Option("--classes", help='What to look for: "person,car", or a .txt file of lines.'),
+]
+Threshold = Annotated[
+    float | None, typer.Option("--threshold", help="What scores less is not shown (0 to 1).")
+]
 
 
 @app.callback()
 def _demos() -> None:
-    """Start a real-time demo in the browser."""
+    """Start a real-time demo in the browser.
+
+    Only this machine can connect unless --host says otherwise, and only with the token that the
+    address holds.
+    """
+
+
+@app.command("classify")
+def classify(
+    bundles: Bundles,
+    source: Source = None,
+    runtime: Runtime = "auto",
+    threads: Threads = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8990,
+    token: Token = None,
+    origin: Origin = None,
+    certificate: Certificate = None,
+    key: Key = None,
+    browser: Browser = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Label what a camera or a video shows, frame by frame."""
+    from edgekit.apps import camera
+    from edgekit.apps.web.engine import Engine
+
+    address = _address(host, port, token, origin, certificate, key)
+    with Output(json, quiet) as out:
+        clip = _clip(source)
+        with Engine(bundles, camera.CLASSIFY, runtime, threads) as engine:
+            _show(out, camera.CameraDemo(engine, clip), address, browser)
+
+
+@app.command("detect")
+def detect(
+    bundles: Bundles,
+    source: Source = None,
+    classes: Classes = None,
+    threshold: Threshold = None,
+    runtime: Runtime = "auto",
+    threads: Threads = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8990,
+    token: Token = None,
+    origin: Origin = None,
+    certificate: Certificate = None,
+    key: Key = None,
+    browser: Browser = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Draw boxes around what a camera or a video shows; its classes can be typed on the page."""
+    from edgekit.apps import camera
+    from edgekit.apps.web.engine import Engine
+    from edgekit.cli.run_prompts import read_classes
+
+    address = _address(host, port, token, origin, certificate, key)
+    with Output(json, quiet) as out:
+        clip = _clip(source)
+        wanted = camera.Wanted(read_classes(classes) if classes else None, threshold)
+        with Engine(bundles, camera.DETECT, runtime, threads, wanted.tell) as engine:
+            _show(out, camera.DetectDemo(engine, clip, wanted), address, browser)
 
 
 @app.command("talk")
@@ -50,3 +142,32 @@ def talk(
             ) from error
         sessions = [vars(told) for told in opened.sessions]
         out.result({"address": address, "sessions": sessions}, lambda console: None)
+
+
+def _address(
+    host: str,
+    port: int,
+    token: str | None,
+    origins: list[str] | None,
+    certificate: Path | None,
+    key: Path | None,
+) -> "Address":
+    from edgekit.apps.web.serve import Address
+
+    return Address(host, port, token, tuple(origins or ()), certificate, key)
+
+
+def _clip(source: Path | None) -> Any:
+    from edgekit.runtimes.clips import open_clip
+
+    return None if source is None else open_clip(source)
+
+
+def _show(out: Output, demo: Any, address: "Address", browser: bool) -> None:
+    from edgekit.apps.web.show import show
+
+    if demo.engine is not None and demo.engine.random:
+        out.warn(f"{demo.engine.model} has random weights: its answers mean nothing")
+    # The address is what the command is for, so that --quiet does not leave it out.
+    document = show(demo, address, lambda line: typer.echo(line, err=True), browser=browser)
+    out.result(document, lambda console: None)

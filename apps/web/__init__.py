@@ -1,0 +1,1 @@
+"""What the demos in the browser share: who may connect, the model at work, who looks on."""
