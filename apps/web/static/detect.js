@@ -1,5 +1,5 @@
 import { Link } from "./link.js";
-import { Panel, at, make, percent } from "./panel.js";
+import { Panel, at, bar, percent } from "./panel.js";
 import { Stage } from "./stage.js";
 
 const link = new Link();
@@ -8,6 +8,7 @@ let least = null; // the score from which on boxes are shown
 
 // The same colour for a class in every frame: hues a golden ratio apart.
 const colour = (index) => `hsl(${(index * 222.5 + 200) % 360} 85% 62%)`;
+const faint = (index) => colour(index).replace(")", " / 45%)");
 
 function boxes(context, { detections }) {
   const shown = detections.filter(({ score }) => score >= least);
@@ -17,13 +18,9 @@ function boxes(context, { detections }) {
   for (const one of [...shown].reverse()) outline(context, one); // the best on top
   at("count").textContent = shown.length;
   at("found").replaceChildren(
-    ...shown.slice(0, 12).map(({ label, index, score }) => {
-      const filled = make("i");
-      filled.style.width = percent(score);
-      filled.style.background = colour(index).replace(")", " / 45%)");
-      const words = make("span", {}, make("b", {}, label), percent(score));
-      return make("div", { class: "bar" }, filled, words);
-    }),
+    ...shown
+      .slice(0, 12)
+      .map(({ label, index, score }) => bar(label, score, percent(score), faint(index))),
   );
 }
 

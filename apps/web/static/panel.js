@@ -12,6 +12,14 @@ export function make(tag, attributes = {}, ...children) {
 export const ms = (value) => (value == null ? "–" : `${value.toFixed(1)} ms`);
 export const percent = (share) => `${(100 * share).toFixed(1)} %`;
 
+// A bar that is filled up to a share, with words on it.
+export function bar(name, share, value = percent(share), colour = "") {
+  const filled = make("i");
+  filled.style.width = `${100 * Math.min(Math.max(share, 0), 1)}%`;
+  if (colour) filled.style.background = colour;
+  return make("div", { class: "bar" }, filled, make("span", {}, make("b", {}, name), value));
+}
+
 const FIGURES = [
   ["p50", "model p50"],
   ["p99", "model p99"],
