@@ -27,6 +27,7 @@ from ..runtimes.tasks.prompted_detection import PromptedDetection, Settings
 from .web.engine import Engine
 from .web.frames import Frame, Kind
 from .web.newest import Newest
+from .web.pixels import unpack
 from .web.site import Demo, Viewer
 
 CLASSIFY: Final = ("classification",)
@@ -40,19 +41,26 @@ log = logging.getLogger("edgekit.demo")
 
 @dataclass(frozen=True)
 class Shot:
-    """A frame on its way: from a viewer a JPEG, from a video its pixels."""
+    """A frame on its way.
+
+    Attributes:
+        picture: JPEG, or what :func:`~edgekit.apps.web.pixels.unpack` takes, by ``kind``; of a
+            video its pixels. arrived: when, by ``time.perf_counter``.
+    """
 
     number: int
     picture: bytes | np.ndarray
     arrived: float
+    kind: Kind | None = None
     viewer: Viewer | None = None
 
 
 @dataclass(frozen=True)
 class Looked:
-    """What the task answered, and ms that decoding and the task took."""
+    """What the task answered to which picture, and ms that decoding and the task took."""
 
     result: Result
+    image: Image.Image
     decode: float
     model: float
 
@@ -110,12 +118,12 @@ class CameraDemo(Demo):
         """A picture of the presenter's camera."""
         if viewer is not self.presenter:
             raise InputError("this camera is not shown", "another is, or nobody asked")
-        if frame.kind != Kind.PICTURE:
+        if frame.kind not in (Kind.PICTURE, Kind.PIXELS):
             raise InputError(
                 "this demo looks at pictures", f"and this is {frame.kind.name.lower()}"
             )
         self._skipped += frame.skipped
-        self._put(Shot(frame.number, frame.content, time.perf_counter(), viewer))
+        self._put(Shot(frame.number, frame.content, time.perf_counter(), frame.kind, viewer))
 
     async def work(self) -> None:
         """Look at each picture that the model has time for."""
@@ -133,7 +141,7 @@ class CameraDemo(Demo):
 
     async def _look(self, shot: Shot) -> None:
         try:
-            timed = await self.engine.run(lambda task: look(task, shot.picture))
+            timed = await self.engine.run(lambda task: look(task, shot))
         except EdgekitError as fault:
             self._fail(shot, str(fault))
             return
@@ -145,14 +153,7 @@ class CameraDemo(Demo):
         ended = time.perf_counter()
         wait = 1000 * (ended - shot.arrived) - looked.decode - looked.model
         self.meter.take(looked.model, max(wait, 0.0))
-        others = self.viewers - {shot.viewer}
-        if others:
-            picture = shot.picture
-            if not isinstance(picture, bytes):
-                picture = await asyncio.to_thread(_jpeg, picture)
-            packed = Frame(Kind.PICTURE, shot.number, picture).pack()
-            for viewer in others:
-                viewer.tell(packed)
+        await self._show(shot, looked.image)
         spent = {"wait": wait, "decode": looked.decode, "model": looked.model}
         self.tell(
             {
@@ -162,6 +163,16 @@ class CameraDemo(Demo):
                 **looked.result.to_json(),
             }
         )
+
+    async def _show(self, shot: Shot, image: Image.Image) -> None:
+        """Send the picture to all but the one whose it is."""
+        others = self.viewers - {shot.viewer}
+        if not others:
+            return
+        jpeg = shot.picture if shot.kind is Kind.PICTURE else await asyncio.to_thread(_jpeg, image)
+        packed = Frame(Kind.PICTURE, shot.number, jpeg).pack()
+        for viewer in others:
+            viewer.tell(packed)
 
     def _fail(self, shot: Shot, words: str) -> None:
         told = {"type": "error", "words": words, "number": shot.number}
@@ -263,20 +274,26 @@ class Wanted:
         return getattr(task.params, "show_threshold", task.params.score_threshold)
 
 
-def look(task: Task, picture: bytes | np.ndarray) -> Looked:
+def look(task: Task, shot: Shot) -> Looked:
     """Decode a picture and let a task answer.
 
     Raises:
         InputError: it is no picture, or has more than :data:`MOST_PIXELS`.
     """
     begun = time.perf_counter()
-    if isinstance(picture, bytes):
-        _check_size(picture)
-    image = pictures.decode(picture)
+    image = pictures.decode(_readable(shot))
     decoded = time.perf_counter()
     result = task(image)
     ended = time.perf_counter()
-    return Looked(result, 1000 * (decoded - begun), 1000 * (ended - decoded))
+    return Looked(result, image, 1000 * (decoded - begun), 1000 * (ended - decoded))
+
+
+def _readable(shot: Shot) -> bytes | np.ndarray:
+    if shot.kind is Kind.PIXELS:
+        return unpack(shot.picture, MOST_PIXELS)
+    if shot.kind is Kind.PICTURE:
+        _check_size(shot.picture)
+    return shot.picture
 
 
 def _check_size(content: bytes) -> None:
@@ -291,9 +308,9 @@ def _check_size(content: bytes) -> None:
         )
 
 
-def _jpeg(picture: np.ndarray) -> bytes:
+def _jpeg(image: Image.Image) -> bytes:
     written = io.BytesIO()
-    Image.fromarray(picture).save(written, "JPEG", quality=QUALITY)
+    image.save(written, "JPEG", quality=QUALITY)
     return written.getvalue()
 
 

@@ -22,6 +22,7 @@ class Kind(IntEnum):
     PICTURE = 1  # JPEG
     SOUND = 2  # float32 samples, one channel
     POINTS = 3  # a lidar sweep; apps/lidar.py says how
+    PIXELS = 4  # a picture without compression; pixels.py says how
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 // "frame". A connection that ends is made again.
 
 const HEADER = 8;
-export const PICTURE = 1, SOUND = 2, POINTS = 3;
+export const PICTURE = 1, SOUND = 2, POINTS = 3, PIXELS = 4;
 
 export class Link extends EventTarget {
   #socket = null;

@@ -1,16 +1,20 @@
 // A camera's picture on its way to the model and back. One frame is under way at a time, the
 // newest there is; what the camera gives meanwhile is left out and counted.
 
-import { PICTURE } from "./link.js";
+import { PICTURE, PIXELS } from "./link.js";
 import { at } from "./panel.js";
 
-const SIDE = 640; // pixels of the longer side that is sent
+const SIDE = 640; // pixels of the longer side of a JPEG
 const PATIENCE = 5000; // ms without an answer, after which the frame counts as lost
+const LAYOUTS = ["NV12", "I420", "RGBA", "BGRA"];
+const LARGEST = 3 << 20; // bytes of a frame without compression
+// Between two programs of one machine bytes cost less than a JPEG; over a network it is the
+// other way round.
+const NEAR = ["localhost", "127.0.0.1", "[::1]"].includes(location.hostname);
 
 export class Stage {
-  #canvas = new OffscreenCanvas(1, 1);
   #video = null;
-  #sent = null; // { number, captured } of the frame under way
+  #sent = null; // { number, captured, picture } of the frame under way
   #number = 0;
   #skipped = 0;
   #watched = new Map(); // pictures of somebody else's camera, by number
@@ -25,15 +29,15 @@ export class Stage {
     link.on("stage", ({ yours }) => this.#stage(yours));
     link.on("frame", (frame) => this.#watch(frame));
     link.on("result", (result) => this.#result(result));
-    link.on("error", ({ number }) => number === this.#sent?.number && (this.#sent = null));
-    link.on("close", () => (this.#sent = null));
+    link.on("error", ({ number }) => number === this.#sent?.number && this.#forget());
+    link.on("close", () => this.#end());
     at("show").onclick = () => this.#present();
   }
 
   #state({ source, taken }) {
-    this.presenting &&= taken;
     at("show").hidden = Boolean(source) || taken;
-    at("from").textContent = source ?? (this.presenting ? "this camera" : taken ? "another viewer's camera" : "no camera yet");
+    const theirs = taken ? "another viewer's camera" : "no camera yet";
+    at("from").textContent = source ?? (this.presenting ? "this camera" : theirs);
     // The first who comes shows their camera; later it takes a click.
     if (!source && !taken && !this.asked) this.#present();
   }
@@ -43,11 +47,9 @@ export class Stage {
     try {
       this.#video ??= await openCamera();
     } catch (error) {
-      this.panel.fault(
-        navigator.mediaDevices
-          ? `no camera: ${error.message}`
-          : "browsers give a camera to https and to localhost alone",
-      );
+      const insecure = "browsers give a camera to https and to localhost alone";
+      this.panel.fault(navigator.mediaDevices ? `no camera: ${error.message}` : insecure);
+      at("show").hidden = false;
       return;
     }
     this.link.say({ type: "present" });
@@ -60,9 +62,20 @@ export class Stage {
     if (began) this.#next();
   }
 
+  // The connection is gone, and the place with it; a camera that was shown asks for it again.
+  #end() {
+    this.#forget();
+    if (this.presenting) this.asked = false;
+    this.presenting = false;
+  }
+
+  #forget() {
+    this.#sent?.picture?.close();
+    this.#sent = null;
+  }
+
   #next() {
-    if (!this.presenting) return;
-    this.#video.requestVideoFrameCallback(() => this.#take());
+    if (this.presenting) this.#video.requestVideoFrameCallback(() => this.#take());
   }
 
   async #take() {
@@ -72,24 +85,32 @@ export class Stage {
       this.#skipped += 1;
       return;
     }
-    const sent = (this.#sent = { number: ++this.#number, captured: now });
-    const scale = Math.min(1, SIDE / Math.max(this.#video.videoWidth, this.#video.videoHeight));
-    const width = Math.round(this.#video.videoWidth * scale);
-    const height = Math.round(this.#video.videoHeight * scale);
-    if (this.#canvas.width !== width || this.#canvas.height !== height) {
-      this.#canvas = new OffscreenCanvas(width, height);
+    this.#forget();
+    const sent = (this.#sent = { number: ++this.#number, captured: now, picture: null });
+    try {
+      const [kind, content] = await this.#grab(sent);
+      this.link.send(kind, sent.number, content, this.#skipped);
+      this.#skipped = 0;
+    } catch (error) {
+      this.panel.fault(`a frame of the camera cannot be read: ${error.message}`);
+      this.#forget();
     }
-    this.#canvas.getContext("2d").drawImage(this.#video, 0, 0, width, height);
-    const blob = await this.#canvas.convertToBlob({ type: "image/jpeg", quality: 0.85 });
-    this.link.send(PICTURE, sent.number, await blob.arrayBuffer(), this.#skipped);
-    this.#skipped = 0;
   }
 
-  async #watch({ kind, number, content }) {
+  async #grab(sent) {
+    const bitmap = () => createImageBitmap(this.#video);
+    if (!NEAR || !("VideoFrame" in window)) return jpeg((sent.picture = await bitmap()));
+    const frame = (sent.picture = new VideoFrame(this.#video));
+    const raw = await pixels(frame);
+    return raw ? [PIXELS, raw] : jpeg(frame);
+  }
+
+  #watch({ kind, number, content }) {
     if (kind !== PICTURE) return;
     const picture = createImageBitmap(new Blob([content], { type: "image/jpeg" }));
+    picture.catch(() => {}); // told when it is to be drawn
     this.#watched.set(number, picture);
-    // Of a result that was left out, the picture is not needed either.
+    // A picture whose result was left out would stay for ever.
     for (const old of this.#watched.keys()) if (this.#watched.size > 4) this.#watched.delete(old);
   }
 
@@ -97,17 +118,19 @@ export class Stage {
     const mine = this.presenting && result.number === this.#sent?.number;
     const watched = this.#watched.get(result.number);
     this.#watched.delete(result.number);
-    const picture = mine ? this.#canvas : await watched;
+    const picture = mine ? this.#sent.picture : await watched;
     if (!picture) return;
-    if (this.shown.width !== picture.width) this.shown.width = picture.width;
-    if (this.shown.height !== picture.height) this.shown.height = picture.height;
+    const width = picture.displayWidth ?? picture.width;
+    const height = picture.displayHeight ?? picture.height;
+    if (this.shown.width !== width) this.shown.width = width;
+    if (this.shown.height !== height) this.shown.height = height;
     const context = this.shown.getContext("2d");
-    context.drawImage(picture, 0, 0);
+    context.drawImage(picture, 0, 0, width, height);
     this.draw(context, result);
     this.shown.dataset.number = result.number;
     if (!mine) return picture.close();
     this.panel.end.take(performance.now() - this.#sent.captured);
-    this.#sent = null;
+    this.#forget();
   }
 }
 
@@ -119,4 +142,31 @@ async function openCamera() {
   video.srcObject = stream;
   await video.play();
   return video;
+}
+
+// A frame's planes behind a header of six bytes, or null if they are of another layout than the
+// server knows, or too large.
+async function pixels(frame) {
+  const layout = LAYOUTS.indexOf(frame.format?.replace("X", "A"));
+  const { width, height } = frame.visibleRect;
+  if (layout < 0 || frame.allocationSize() > LARGEST || width % 2 || height % 2) return null;
+  const message = new Uint8Array(6 + frame.allocationSize());
+  const header = new DataView(message.buffer);
+  const { fullRange, matrix } = frame.colorSpace;
+  header.setUint8(0, layout);
+  header.setUint8(1, (fullRange ? 1 : 0) + (matrix === "bt709" ? 2 : 0));
+  header.setUint16(2, width, true);
+  header.setUint16(4, height, true);
+  await frame.copyTo(message.subarray(6));
+  return message;
+}
+
+// picture: a VideoFrame or an ImageBitmap.
+async function jpeg(picture) {
+  const [wide, high] = [picture.displayWidth ?? picture.width, picture.displayHeight ?? picture.height];
+  const scale = Math.min(1, SIDE / Math.max(wide, high));
+  const canvas = new OffscreenCanvas(Math.round(wide * scale), Math.round(high * scale));
+  canvas.getContext("2d").drawImage(picture, 0, 0, canvas.width, canvas.height);
+  const blob = await canvas.convertToBlob({ type: "image/jpeg", quality: 0.85 });
+  return [PICTURE, await blob.arrayBuffer()];
 }
