@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,8 @@ from .shard import WEIGHTS, Shard, read_shard
 
 STOP, STEP, RESET = 0, 1, 2  # what a frame says; other numbers are the caller's own
 _HEADER = 32  # bytes of a frame before the state
+_RECENT = 32  # tokens, each computed alone, that recent figures are of
+_TIMES = ("seconds", "compute", "link", "stall")
 
 
 class Engine:
@@ -143,7 +146,8 @@ class Engine:
         self._rows = open(folder / WEIGHTS, "rb", buffering=0)  # noqa: SIM115 - held until close()
         self._window = Window(folder / WEIGHTS, shard.blocks, plan.kept_blocks, plan.arena, direct)
         self.times: dict[str, float] = {}
-        self._totals = {"tokens": 0, "seconds": 0.0, "compute": 0.0, "link": 0.0, "stall": 0.0}
+        self._totals = {"tokens": 0} | dict.fromkeys(_TIMES, 0.0)
+        self._recent: deque[tuple[float, ...]] = deque(maxlen=_RECENT)
 
     # ---- rank 0 -----------------------------------------------------------------------------
 
@@ -236,11 +240,15 @@ class Engine:
         self._window.rewind()
 
     def report(self) -> dict[str, Any]:
-        """Bytes of the plan and of the process, and seconds a token: all so far, and the last."""
+        """This rank's share, bytes of the plan and of the process, and seconds a token: of all so
+        far, of the last step, and of the last tokens that were computed alone (``recent``), as
+        those of an answer are."""
         plan, tokens = self.plan, max(self._totals["tokens"], 1)
         names = ("base", "reserve", "cache", "activations", "arena", "kept", "streamed", "total")
+        names += ("budget",)
         return {
             "rank": self.shard.rank,
+            "share": _share(self.shard),
             "precision": self.shard.precision,
             "kernel": self._kernel.name,
             "threads": self.threads,
@@ -248,10 +256,8 @@ class Engine:
             "memory": {name: getattr(plan, name) for name in names}
             | {"now": process_bytes(), "peak": peak_bytes()},
             "tokens": self._totals["tokens"],
-            "seconds_per_token": {
-                name: self._totals[name] / tokens
-                for name in ("seconds", "compute", "link", "stall")
-            },
+            "seconds_per_token": {name: self._totals[name] / tokens for name in _TIMES},
+            "recent": {"tokens": len(self._recent)} | self._recently(),
             "last_step": dict(self.times),
         }
 
@@ -354,12 +360,29 @@ class Engine:
             "stall": stall,
             "read_bytes": self._window.read_bytes,
         }
-        for name, value in zip(
-            ("tokens", "seconds", "compute", "link", "stall"),
-            (count, seconds, compute, link, stall),
-            strict=True,
-        ):
-            self._totals[name] += value
+        for name in self._totals:
+            self._totals[name] += self.times[name]
+        if count == 1:
+            self._recent.append(tuple(self.times[name] for name in _TIMES))
+
+    def _recently(self) -> dict[str, float]:
+        recent = list(self._recent)
+        means = (sum(column) / len(recent) for column in zip(*recent, strict=True))
+        return dict(zip(_TIMES, means, strict=True)) if recent else {}
+
+
+def _share(shard: Shard) -> dict[str, int]:
+    """What a rank has of each layer, and how much there is."""
+    language = shard.language
+    heads, kv_heads, columns = shard.share.sizes
+    return {
+        "layers": language.layers,
+        "heads": heads,
+        "of_heads": language.heads,
+        "kv_heads": kv_heads,
+        "feed_forward": columns,
+        "of_feed_forward": language.feed_forward,
+    }
 
 
 def _kernel(name: str | None) -> type:

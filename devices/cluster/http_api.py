@@ -204,7 +204,7 @@ class _Handlers:
                 loop.call_soon_threadsafe(pieces.put_nowait, said)
 
         job = endpoint.service.submit(asked, tell)
-        shape.prompt = len(asked.ids)
+        shape.prompt, shape.counting = len(asked.ids), body.with_counts
         if body.stream:
             events = _events(job, pieces, shape, body.with_usage)
             headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -276,13 +276,14 @@ class Shape:
     """How answers of one kind look.
 
     Attributes:
-        prompt: tokens of the prompt.
+        prompt: tokens of the prompt. counting: whether pieces tell how many tokens there are.
     """
 
     prefix, name, chunk = "", "", ""
 
     def __init__(self, model: str) -> None:
-        self.prompt, self._id = 0, f"{self.prefix}-{secrets.token_hex(12)}"
+        self.prompt, self.counting = 0, False
+        self._id = f"{self.prefix}-{secrets.token_hex(12)}"
         self._common = {"id": self._id, "created": int(time.time()), "model": model}
 
     def opening(self) -> list[dict[str, Any]]:
@@ -301,7 +302,8 @@ class Shape:
     def piece(self, said: Said) -> dict[str, Any]:
         """A piece of a stream."""
         choice = {"index": 0, "finish_reason": said.reason, "logprobs": None}
-        return self._chunked([choice | self._partial(said)])
+        piece = self._chunked([choice | self._partial(said)])
+        return piece | {"usage": self._usage(said)} if self.counting else piece
 
     def tail(self, said: Said) -> dict[str, Any]:
         """The numbers of tokens, after a stream's last piece."""

@@ -41,6 +41,7 @@ class StreamOptions(BaseModel):
     """How an answer is streamed."""
 
     include_usage: bool = False
+    continuous_usage_stats: bool = False  # vLLM's: with every piece how many tokens there are
 
 
 class Body(BaseModel):
@@ -83,6 +84,11 @@ class Body(BaseModel):
     def with_usage(self) -> bool:
         """Whether a stream ends with the numbers of tokens."""
         return self.stream_options is not None and self.stream_options.include_usage
+
+    @property
+    def with_counts(self) -> bool:
+        """Whether each piece of a stream has the numbers of tokens so far."""
+        return self.stream_options is not None and self.stream_options.continuous_usage_stats
 
     def ids(self, tokens: Tokens) -> list[int]:
         """The prompt."""

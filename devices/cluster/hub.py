@@ -160,6 +160,7 @@ class Hub:
         if self._held is None:
             return
         try:
+            self._ask_reports()
             self._engine.stop()
         except FAULTS as error:
             self._recover(error)
@@ -209,7 +210,8 @@ class Hub:
                     start = engine.position
                     logits = engine.prefill(self.ids[start : start + min(left, chunk)])
                 self._resumed()
-                self._ask_reports()
+                if time.monotonic() - self._reported >= REPORTING:
+                    self._ask_reports()
                 return logits
             except FAULTS as error:
                 self._recover(error)
@@ -293,8 +295,8 @@ class Hub:
         log.warning("computing again after %.1f s", time.monotonic() - began)
 
     def _ask_reports(self) -> None:
-        """Every rank's memory and times, now and then, between two tokens."""
-        if time.monotonic() - self._reported < REPORTING or not self._formation.ranks:
+        """Every rank's memory and times: now and then between two tokens, and after the last."""
+        if not self._formation.ranks:
             return
         self._engine.announce(REPORT)
         for member in self._formation.ranks:

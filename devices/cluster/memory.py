@@ -39,6 +39,7 @@ class MemoryPlan:
         streamed: Read anew for each token.
         chunk: Tokens of a prompt that pass through together.
         kept_blocks: Their indices.
+        budget: What the process may take; None: no bound was given.
     """
 
     base: int
@@ -50,6 +51,7 @@ class MemoryPlan:
     streamed: int
     chunk: int
     kept_blocks: tuple[int, ...]
+    budget: int | None = None
 
     @property
     def total(self) -> int:
@@ -139,7 +141,7 @@ def plan_memory(
     """
     all_weights = sum(block.bytes for block in shard.blocks)
     for chunk, activations in zip(CHUNKS, passing, strict=True):
-        plan = MemoryPlan(base, reserve, cache, activations, 0, 0, 0, chunk, ())
+        plan = MemoryPlan(base, reserve, cache, activations, 0, 0, 0, chunk, (), memory_budget)
         room = all_weights if memory_budget is None else memory_budget - plan.without_weights
         if weights_budget is not None:
             room = min(room, weights_budget)

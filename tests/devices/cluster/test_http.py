@@ -170,6 +170,16 @@ def test_an_answer_whole_and_in_pieces_is_the_engines(serving):
     assert len({piece["id"] for piece in [first, *pieces, last, tail]}) == 1
 
 
+def test_every_piece_says_how_many_tokens_there_are_if_asked(serving):
+    asked = {"stream": True, "stream_options": {"continuous_usage_stats": True}}
+    _, *pieces = events(serving.port, chat(**asked))
+    counts = [piece["usage"]["completion_tokens"] for piece in pieces]
+    assert counts == sorted(counts)
+    whole = ask(serving.port, "/v1/chat/completions", chat())[1]["usage"]
+    assert counts[-1] == whole["completion_tokens"]
+    assert all(piece["usage"]["prompt_tokens"] > 0 for piece in pieces)
+
+
 def test_plain_completions(serving):
     body = {"model": "tiny", "prompt": "Once", "max_tokens": 8, "temperature": 0}
     status, whole = ask(serving.port, "/v1/completions", body)

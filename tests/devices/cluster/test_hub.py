@@ -63,6 +63,18 @@ def test_three_nodes_say_what_one_says(three, alone):
     for node in told["nodes"]:
         assert set(node["seconds_per_token"]) == {"seconds", "compute", "link", "stall"}
         assert node["memory"]["total"] > 0
+        assert node["memory"]["budget"] is None
+        assert 0 < node["memory"]["now"] <= node["memory"]["peak"]
+        # Of the last answer's tokens, as many as are kept; the reports are of its end.
+        assert node["tokens"] == 2 * (len(PROMPT) + COUNT - 1)
+        recent = node["recent"]
+        assert recent["tokens"] == 32
+        parts = recent["compute"] + recent["link"] + recent["stall"]
+        assert recent["seconds"] == pytest.approx(parts)
+    shares = [node["share"] for node in told["nodes"]]
+    assert [share["heads"] for share in shares] == [2, 2, 2]
+    assert sum(share["feed_forward"] for share in shares) == shares[0]["of_feed_forward"] == 160
+    assert {(share["of_heads"], share["layers"]) for share in shares} == {(6, 3)}
     assert told["faults"] == []
     assert 0 < told["nodes"][1]["link"]["latency"] < 0.1
     assert told["nodes"][1]["traffic"]["sent"] > COUNT * 6 * 96 * 4
