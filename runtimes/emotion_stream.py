@@ -71,6 +71,11 @@ class EmotionStream:
         self._window = np.zeros(task.window, np.float32)
         self.reset()
 
+    @property
+    def window(self) -> np.ndarray:
+        """The last window (samples,) of what was heard; it changes with the next sound."""
+        return self._window
+
     def reset(self) -> None:
         """Forget what was heard."""
         self._window.fill(0.0)

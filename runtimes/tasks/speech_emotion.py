@@ -74,6 +74,18 @@ class Window:
 
 
 @dataclass(frozen=True)
+class Explanation:
+    """What of a window speaks for an answer.
+
+    Attributes:
+        contributions: as :class:`Window` has them. quartet: (4, bands, frames), standardised.
+    """
+
+    contributions: tuple[float, ...]
+    quartet: np.ndarray = field(repr=False)
+
+
+@dataclass(frozen=True)
 class EmotionResult(Result):
     """What was heard.
 
@@ -196,25 +208,35 @@ class SpeechEmotion(Task):
             ParityError: an answer is not finite: the artifact is broken.
         """
         samples = self._long_enough(self.decode(source))
-        explaining = self._explaining()
         rate = self.params.rate
         windows, quartets = [], []
         for start in self.starts(len(samples)):
-            part = samples[start : start + self.window]
-            heard = {self.params.input: self.fill(part)[None]}
-            chances = self.chances(self.session.run(heard))
-            found: tuple[float, ...] = ()
-            if explaining is not None:
-                shown = explaining.run(heard)  # in fp32, whatever the answer is computed in
-                told = int(np.argmax(chances))
-                whole = self.chances(shown)[told]
-                without = shown["without"].reshape(len(COMPONENTS), -1)[:, told]
-                found = tuple(float(whole - chance) for chance in without)
-                quartets.append(shown["quartet"][0])
+            heard = self.fill(samples[start : start + self.window])
+            chances = self.chances(self.session.run({self.params.input: heard[None]}))
+            why = self.explain(heard, int(np.argmax(chances)))
+            if why is not None:
+                quartets.append(why.quartet)
             end = min(start + self.window, len(samples))
+            found = () if why is None else why.contributions
             windows.append(Window(start / rate, end / rate, chances, found))
         remarks = _remarks(samples)
         return self._result(tuple(windows), len(samples) / rate, remarks, tuple(quartets))
+
+    def explain(self, window: np.ndarray, told: int) -> Explanation | None:
+        """What of one window (samples,) speaks for class ``told``; None: the bundle cannot tell.
+
+        It is computed in fp32, whatever the answer is computed in.
+
+        Raises:
+            ParityError: it is not finite: the artifact is broken.
+        """
+        explaining = self._explaining()
+        if explaining is None:
+            return None
+        shown = explaining.run({self.params.input: window[None]})
+        whole = self.chances(shown)[told]
+        without = shown["without"].reshape(len(COMPONENTS), -1)[:, told]
+        return Explanation(tuple(float(whole - one) for one in without), shown["quartet"][0])
 
     def starts(self, count: int) -> Sequence[int]:
         """Where windows begin in ``count`` samples: a step apart, the last at the end."""
