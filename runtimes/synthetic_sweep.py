@@ -14,6 +14,8 @@ from .rotated_boxes import footprints
 
 HEIGHT: Final = 1.8  # of the sensor above the ground, metres
 REACH: Final = 100.0  # what is further away returns nothing
+LAP: Final = 140  # metres, and frames, after which a drive comes by the same things
+_LANE: Final = 2.0  # metres to both sides that are free where it drives
 _RING_ANGLES: Final = (-17.6, 2.4)  # lowest and highest beam, degrees from level
 _KINDS: Final = np.array([[4.5, 1.9, 1.6], [0.8, 0.8, 1.75], [12.0, 2.6, 3.4], [1.8, 0.7, 1.7]])
 
@@ -27,7 +29,28 @@ def synthetic_sweep(rings: int = 64, steps: int = 1800, things: int = 60, seed: 
         seed: of their places and of the noise; the same sweep comes for the same arguments.
     """
     random = np.random.Generator(np.random.PCG64(seed))
-    boxes = _scene(random, things)
+    return _scan(_scene(random, things), random, rings, steps)
+
+
+def synthetic_drive(
+    frame: int, rings: int = 64, steps: int = 1800, things: int = 60, seed: int = 0
+) -> np.ndarray:
+    """Sweep ``frame`` of a drive straight ahead, 1 m from one to the next.
+
+    It passes the things of :func:`synthetic_sweep` that do not stand in its way, and comes by
+    them again: the world is a ring, and frame :data:`LAP` sees what frame 0 saw.
+
+    Args:
+        frame: counted from 0. The others, and what is returned, as :func:`synthetic_sweep`.
+    """
+    boxes = _scene(np.random.Generator(np.random.PCG64(seed)), things)
+    clearance = np.abs(boxes[:, 1]) - np.hypot(boxes[:, 3], boxes[:, 4]) / 2
+    boxes = boxes[clearance > _LANE]
+    boxes[:, 0] = (boxes[:, 0] - frame + LAP / 2) % LAP - LAP / 2
+    return _scan(boxes, np.random.Generator(np.random.PCG64([seed, frame])), rings, steps)
+
+
+def _scan(boxes: np.ndarray, random: np.random.Generator, rings: int, steps: int) -> np.ndarray:
     azimuth = np.arange(steps) * (2 * np.pi / steps)
     nearest, top = _hits(boxes, azimuth)
     tilt = np.radians(np.linspace(*_RING_ANGLES, rings))[:, None]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from edgekit.errors import InputError
 from edgekit.runtimes import lzf, point_clouds
 from edgekit.runtimes.point_clouds import read_points
-from edgekit.runtimes.synthetic_sweep import synthetic_sweep
+from edgekit.runtimes.synthetic_sweep import LAP, synthetic_drive, synthetic_sweep
 
 
 @pytest.fixture(scope="module")
@@ -214,6 +214,22 @@ def test_a_synthetic_sweep_is_the_same_every_time_and_lies_on_the_ground():
     assert -0.2 < one[:, 2].min() < 0.2
     assert 1 < one[:, 2].max() < 4
     assert np.hypot(one[:, 0], one[:, 1]).max() < 100
+
+
+def test_a_synthetic_drive_passes_what_stands_beside_it():
+    def things(frame):
+        points = synthetic_drive(frame, 32, 900)
+        np.testing.assert_array_equal(points, synthetic_drive(frame, 32, 900))
+        return np.unique(np.floor(points[points[:, 2] > 0.5, :2]).astype(int), axis=0)
+
+    def alike(one, other):
+        return len(set(map(tuple, one)) & set(map(tuple, other))) / len(one)
+
+    start, later = things(0), things(10)
+    assert np.abs(start[np.abs(start[:, 0]) < 60, 1]).min() >= 2 - 1  # whole metres
+    assert alike(start, things(LAP)) > 0.9
+    moved = alike(later + [10, 0], start)
+    assert moved > 2 * alike(later, start)
 
 
 def test_the_example_of_lzf():
