@@ -53,7 +53,8 @@ class Viewer:
     def state(self, message: dict[str, Any]) -> None:
         """Send the latest of its ``type``; one that still waits is replaced."""
         self._states[message["type"]] = json.dumps(message)
-        self._stream.put("")  # wakes whoever sends
+        if not len(self._stream):  # else what waits there wakes whoever sends, and must not go
+            self._stream.put("")
 
     async def send(self) -> None:
         """Until the connection ends."""
