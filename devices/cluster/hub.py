@@ -179,6 +179,7 @@ class Hub:
             return
         self._release()
         self._formation = self._former.form(self._open, next(self._steps))
+        self._engine.reset()  # a worker that is new has taken in none of the tokens
         self.roster.settle()
         where = f"{self._formation.split.nodes} nodes"
         log.info("epoch %d: %s, %s", self._formation.epoch, where, self._formation.split.precision)

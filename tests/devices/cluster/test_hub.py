@@ -181,6 +181,18 @@ def test_who_is_lost_while_idle_is_noticed(three):
     assert three.hub.told()["faults"][0]["during"] == "idle"
 
 
+def test_who_comes_back_has_to_hear_what_was_said_again(three, alone):
+    three.generate(PROMPT, COUNT)
+    three.signal("kitchen", signal.SIGKILL)
+    wait(lambda: names(three) == ["kitchen"])
+    three.start("kitchen")
+    three.hub.truncate(len(PROMPT) + 5)  # a beginning that rank 0 has taken in, and kitchen has not
+    made = [alone[5]]
+    while len(made) < 10:
+        made.append(int(three.hub.decode(made[-1]).argmax()))
+    assert made == alone[5:15]
+
+
 def test_workers_go_home_with_the_hub(three):
     three.generate(PROMPT, 2)
     three.hub.close()
