@@ -178,10 +178,12 @@ class Service:
         if job.cancelled:
             self.counts["cancelled"] += 1
             return
+        said = Said()
         try:
             for said in self._generate(job):
                 job.tell(said)
-            self.counts["cancelled" if job.cancelled else "done"] += 1
+            # Who has the last piece may go before this is counted.
+            self.counts["done" if said.reason else "cancelled"] += 1
         except EdgekitError as error:
             self.counts["failed"] += 1
             job.tell(Said(error=error))
