@@ -11,7 +11,7 @@ import contextlib
 import json
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -43,7 +43,7 @@ class Viewer:
     def __init__(self, socket: WebSocket) -> None:
         self._socket = socket
         self._stream: Newest[str | bytes] = Newest(WAITING)
-        self._states: dict[str, str] = {}
+        self._states: dict[str, str | Callable[[], dict[str, Any]]] = {}
         self.faults = 0
 
     def tell(self, message: dict[str, Any] | bytes) -> None:
@@ -52,7 +52,14 @@ class Viewer:
 
     def state(self, message: dict[str, Any]) -> None:
         """Send the latest of its ``type``; one that still waits is replaced."""
-        self._states[message["type"]] = json.dumps(message)
+        self._wait(message["type"], json.dumps(message))
+
+    def grown(self, kind: str, rest: Callable[[], dict[str, Any]]) -> None:
+        """Send what ``rest`` gives once it can be sent: of what grows, all that is new by then."""
+        self._wait(kind, rest)
+
+    def _wait(self, kind: str, told: str | Callable[[], dict[str, Any]]) -> None:
+        self._states[kind] = told
         if not len(self._stream):  # else what waits there wakes whoever sends, and must not go
             self._stream.put("")
 
@@ -62,7 +69,9 @@ class Viewer:
             message = await self._stream.get()
             states, self._states = self._states, {}
             for told in (*states.values(), message):
-                if isinstance(told, bytes):
+                if callable(told):
+                    await self._socket.send_text(json.dumps(told()))
+                elif isinstance(told, bytes):
                     await self._socket.send_bytes(told)
                 elif told:
                     await self._socket.send_text(told)

@@ -57,9 +57,10 @@ export class Panel {
   // Time from a frame's capture until its answer is drawn; fed by the demo.
   end = new Window();
 
-  constructor(link, title) {
+  // words: other names of figures, by their id.
+  constructor(link, title, words = {}) {
     this.link = link;
-    this.#draw(title);
+    this.#draw(title, words);
     link.on("state", (state) => this.#state(state));
     link.on("figures", (figures) => this.#figures(figures));
     link.on("error", ({ words }) => this.fault(words));
@@ -78,10 +79,10 @@ export class Panel {
     this.faulty = setTimeout(() => (at("fault").hidden = true), 8000);
   }
 
-  #draw(title) {
+  #draw(title, words) {
     this.runtime = make("select", { id: "runtime", "aria-label": "runtime and precision" });
-    const figures = FIGURES.map(([id, words]) =>
-      make("div", {}, make("dt", {}, words), make("dd", { id }, "–")),
+    const figures = FIGURES.map(([id, name]) =>
+      make("div", {}, make("dt", {}, words[id] ?? name), make("dd", { id }, "–")),
     );
     document.body.prepend(
       make(
