@@ -53,7 +53,11 @@ class Listening:
         try:
             self.server.run(sockets=[self._socket])
         finally:
-            self._socket.close()
+            self.close()
+
+    def close(self) -> None:
+        """Listen no longer."""
+        self._socket.close()
 
 
 def listen(app: ASGIApp, address: Address, largest: int = LARGEST) -> Listening:

@@ -9,9 +9,11 @@ import os
 import shutil
 import threading
 import time
+import urllib.error
 import urllib.request
 import wave
 from collections.abc import Iterable, Iterator
+from email.message import Message
 from pathlib import Path
 
 import numpy as np
@@ -52,13 +54,22 @@ class Serving:
         assert not self._thread.is_alive()
 
     def status(self) -> dict:
-        with urllib.request.urlopen(self.url + "status", timeout=10) as answer:
-            return json.load(answer)
+        return json.loads(fetch(self.url + "status")[2])
 
     @property
     def socket(self) -> str:
         """The address of the WebSocket."""
         return self.url.replace("http", "ws", 1) + "live"
+
+
+def fetch(url: str, trusting=None, **headers) -> tuple[int, Message, bytes]:
+    """Status, headers and content of an address; ``trusting``: an SSL context."""
+    asked = urllib.request.Request(url, headers=headers)  # noqa: S310 -- a test's own server
+    try:
+        with urllib.request.urlopen(asked, timeout=10, context=trusting) as got:  # noqa: S310
+            return got.status, got.headers, got.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.headers, error.read()
 
 
 def wait(true, seconds: float = 30.0) -> None:
@@ -67,6 +78,12 @@ def wait(true, seconds: float = 30.0) -> None:
     while not true():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.02)
+
+
+def until(page, expression: str, seconds: float = 30.0) -> None:
+    """Until a JavaScript expression is true. (Playwright's own waiting evaluates strings, which
+    the pages' policy forbids.)"""
+    wait(lambda: page.evaluate(expression), seconds)
 
 
 @contextlib.contextmanager

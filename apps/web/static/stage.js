@@ -38,12 +38,13 @@ export class Stage {
     at("show").hidden = Boolean(source) || taken;
     const theirs = taken ? "another viewer's camera" : "no camera yet";
     at("from").textContent = source ?? (this.presenting ? "this camera" : theirs);
-    // The first who comes shows their camera; later it takes a click.
-    if (!source && !taken && !this.asked) this.#present();
+    // Who comes first shows their camera; whoever looked on before is not filmed unasked.
+    const first = !this.asked;
+    this.asked = true;
+    if (first && !source && !taken) this.#present();
   }
 
   async #present() {
-    this.asked = true;
     try {
       this.#video ??= await openCamera();
     } catch (error) {
