@@ -19,6 +19,7 @@ from PIL import Image
 
 from edgekit.errors import EdgekitError, InputError, UsageError
 
+from ..runtimes.cameras import Camera
 from ..runtimes.clips import Clip
 from ..runtimes.detector_prompts import clean
 from ..runtimes.tasks import pictures
@@ -34,6 +35,7 @@ CLASSIFY: Final = ("classification",)
 DETECT: Final = ("detection", "prompted-detection")
 MOST_PIXELS: Final = 4096 * 2304  # of a frame, whatever its bytes
 MOST_CLASSES: Final = 100
+RETRY: Final = 2.0  # seconds until a video that broke off is begun anew
 QUALITY: Final = 80  # of the JPEGs that viewers of a video get
 
 log = logging.getLogger("edgekit.demo")
@@ -70,7 +72,7 @@ class CameraDemo(Demo):
 
     Args:
         engine: of a task that takes pictures.
-        clip: a video to play in place of a viewer's camera, over and over.
+        clip: in place of a viewer's camera; a video is played over and over.
 
     Attributes:
         presenter: the viewer whose camera is shown.
@@ -79,11 +81,11 @@ class CameraDemo(Demo):
     page: ClassVar[str] = "classify.html"
     title: ClassVar[str] = "classify"
 
-    def __init__(self, engine: Engine, clip: Clip | None = None) -> None:
+    def __init__(self, engine: Engine, clip: Clip | Camera | None = None) -> None:
         super().__init__(engine)
         self._clip = clip
         self._inbox: Newest[Shot] = Newest(1)
-        self._skipped = 0
+        self._skipped = self._played = 0
         self._watched = asyncio.Event()
         self.presenter: Viewer | None = None
 
@@ -182,29 +184,39 @@ class CameraDemo(Demo):
             shot.viewer.tell(told)
 
     async def _play(self) -> None:
+        """Show the video or the camera, again and again; say what goes wrong, and try again."""
+        while True:
+            try:
+                await self._play_on()
+            except EdgekitError as fault:
+                log.warning("%s", fault)
+                self.tell({"type": "error", "words": str(fault)})
+                await asyncio.sleep(RETRY)
+
+    async def _play_on(self) -> None:
         loop = asyncio.get_running_loop()
-        due = loop.time()
-        frames = enumerate(_endless(self._clip))
+        due, frames = loop.time(), _endless(self._clip)
         while True:
             await self._watched.wait()
-            number, picture = await asyncio.to_thread(next, frames)
+            picture = await asyncio.to_thread(next, frames)
             due = max(due + 1 / self._clip.rate, loop.time())
             await asyncio.sleep(due - loop.time())
-            self._put(Shot(number, picture, time.perf_counter()))
+            self._played += 1
+            self._put(Shot(self._played, picture, time.perf_counter()))
 
 
 class DetectDemo(CameraDemo):
     """Boxes over the picture; where the model is told what to look for, while it runs.
 
     Args:
-        engine: of a detection; what it looks for is given by :func:`looking_for`.
+        engine: of a detection; whose tasks are told by ``wanted`` what to look for.
         wanted: the classes, shared with the engine's tasks.
     """
 
     page: ClassVar[str] = "detect.html"
     title: ClassVar[str] = "detect"
 
-    def __init__(self, engine: Engine, clip: Clip | None, wanted: Wanted) -> None:
+    def __init__(self, engine: Engine, clip: Clip | Camera | None, wanted: Wanted) -> None:
         super().__init__(engine, clip)
         self._wanted = wanted
 
@@ -314,6 +326,6 @@ def _jpeg(image: Image.Image) -> bytes:
     return written.getvalue()
 
 
-def _endless(clip: Clip) -> Iterator[np.ndarray]:
+def _endless(clip: Clip | Camera) -> Iterator[np.ndarray]:
     while True:
         yield from clip

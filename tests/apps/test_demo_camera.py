@@ -24,8 +24,9 @@ from edgekit.apps.web.frames import Frame, Kind
 from edgekit.apps.web.pixels import Layout, unpack
 from edgekit.bundle import Bundle
 from edgekit.devices.sample_input import installed_photograph
-from edgekit.errors import InputError, UsageError
+from edgekit.errors import DeviceError, InputError, UsageError
 from edgekit.runtimes import load, tasks
+from edgekit.runtimes.cameras import Camera, open_camera
 from edgekit.runtimes.clips import open_clip
 
 from ..dart_micro import dart_bundle, dart_model, frames  # noqa: F401 -- fixtures
@@ -143,7 +144,9 @@ def test_what_a_camera_shows_is_labelled_in_the_browser(bundle, photograph, tmp_
 @needs_chromium
 def test_boxes_are_drawn_and_classes_typed(dart_bundle, frames, tmp_path):  # noqa: F811
     pytest.importorskip("playwright")
-    film = [Image.fromarray(frame).resize(SIZE) for frame in frames(4)]
+    path = installed_photograph()
+    film = [Image.open(path) if path else Image.fromarray(frames(1)[0])]
+    film = [image.convert("RGB").resize(SIZE) for image in film]
     wanted = Wanted(["bright square", "noise"], 0.02)
     engine = Engine([dart_bundle], DETECT, "onnxruntime", 1, wanted.tell)
     film = write_y4m(tmp_path / "camera.y4m", film)
@@ -306,6 +309,28 @@ def test_a_video_plays_while_somebody_looks_on(bundle, photograph, tmp_path):
         paused = serving.demo.meter.read().frames
         serving._thread.join(0.5)
         assert serving.demo.meter.read().frames <= paused + 1
+
+
+def test_a_camera_of_the_server_is_shown_as_it_comes(bundle):
+    pytest.importorskip("av")
+    # No camera is here: FFmpeg's test picture comes the same way, a device that never ends.
+    made = Camera(Path("testsrc=size=640x480:rate=30"), driver="lavfi")
+    with classifying(bundle, made) as serving, connect(serving.socket) as client:
+        first = heard(client)
+        assert Image.open(io.BytesIO(first.content)).size == SIZE
+        assert said(client, "result")["number"] == first.number
+        wait(lambda: serving.status()["figures"]["frames"] > 5)
+
+
+def test_a_camera_that_is_unplugged_is_said_to_be_so_and_tried_again(bundle, monkeypatch):
+    pytest.importorskip("av")
+    monkeypatch.setattr(camera, "RETRY", 0.1)
+    short = Camera(Path("testsrc=size=320x240:rate=30:duration=0.1"), driver="lavfi")
+    with classifying(bundle, short) as serving, connect(serving.socket) as client:
+        assert "unplugged" in said(client, "error")["words"]
+        assert said(client, "result")
+    with pytest.raises(DeviceError, match="cannot be opened"):
+        open_camera(Path("/dev/video99"))
 
 
 def test_classes_are_told_to_a_detector(dart_bundle, frames):  # noqa: F811

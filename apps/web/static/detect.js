@@ -15,7 +15,9 @@ function boxes(context, { detections }) {
   context.lineWidth = Math.max(2, context.canvas.width / 320);
   context.font = `${Math.max(12, context.canvas.width / 45)}px system-ui, sans-serif`;
   context.textBaseline = "top";
-  for (const one of [...shown].reverse()) outline(context, one); // the best on top
+  const upwards = [...shown].reverse(); // the best on top, and every name above every box
+  for (const one of upwards) outline(context, one);
+  for (const one of upwards) name(context, one);
   at("count").textContent = shown.length;
   at("found").replaceChildren(
     ...shown
@@ -24,12 +26,16 @@ function boxes(context, { detections }) {
   );
 }
 
-function outline(context, { label, index, score, box: [left, top, right, bottom] }) {
+function outline(context, { index, box: [left, top, right, bottom] }) {
+  context.strokeStyle = colour(index);
+  context.strokeRect(left, top, right - left, bottom - top);
+}
+
+function name(context, { label, index, score, box: [left, top] }) {
   const words = `${label} ${Math.round(100 * score)} %`;
   const high = Number.parseFloat(context.font) * 1.35;
-  context.strokeStyle = context.fillStyle = colour(index);
-  context.strokeRect(left, top, right - left, bottom - top);
   const above = Math.max(top - high, 0);
+  context.fillStyle = colour(index);
   context.fillRect(left, above, context.measureText(words).width + high * 0.5, high);
   context.fillStyle = "#000";
   context.fillText(words, left + high * 0.25, above + high * 0.15);
