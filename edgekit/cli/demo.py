@@ -38,6 +38,10 @@ Source = Annotated[
     Path | None,
     typer.Option("--source", help="A video or a folder of frames in place of a camera."),
 ]
+Recording = Annotated[
+    Path | None,
+    typer.Option("--source", help="A sound file in place of a microphone, over and over."),
+]
 Classes = Annotated[
     str | None,
     typer.Option("--classes", help='What to look for: "person,car", or a .txt file of lines.'),
@@ -112,6 +116,32 @@ def detect(
         wanted = camera.Wanted(read_classes(classes) if classes else None, threshold)
         with Engine(bundles, camera.DETECT, runtime, threads, wanted.tell) as engine:
             _show(out, camera.DetectDemo(engine, clip, wanted), address, browser)
+
+
+@app.command("emotion")
+def emotion(
+    bundles: Bundles,
+    source: Recording = None,
+    runtime: Runtime = "auto",
+    threads: Threads = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8990,
+    token: Token = None,
+    origin: Origin = None,
+    certificate: Certificate = None,
+    key: Key = None,
+    browser: Browser = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show what a voice does, and which emotion is heard in it, over time."""
+    from edgekit.apps import emotion as demo
+    from edgekit.apps.web.engine import Engine
+
+    address = _address(host, port, token, origin, certificate, key)
+    with Output(json, quiet) as out, Engine(bundles, demo.KINDS, runtime, threads) as engine:
+        sound = None if source is None else demo.read(source, engine.task)
+        _show(out, demo.EmotionDemo(engine, sound), address, browser)
 
 
 @app.command("talk")
