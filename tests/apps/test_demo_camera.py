@@ -4,6 +4,7 @@ import io
 import json
 import struct
 import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -298,7 +299,7 @@ def test_a_video_plays_while_somebody_looks_on(bundle, photograph, tmp_path):
         photograph.rotate(number).save(tmp_path / f"{number}.png")
     with classifying(bundle, open_clip(tmp_path)) as serving:
         assert serving.status()["source"] == tmp_path.name
-        with connect(serving.socket) as client:
+        with connect(serving.socket, close_timeout=0.1) as client:
             picture = heard(client)
             assert Image.open(io.BytesIO(picture.content)).size == SIZE
             assert said(client, "result")["number"] == picture.number
@@ -306,16 +307,20 @@ def test_a_video_plays_while_somebody_looks_on(bundle, photograph, tmp_path):
             assert "is shown" in said(client, "error")["words"]
             wait(lambda: serving.status()["figures"]["frames"] > 6)  # it begins anew
         wait(lambda: serving.status()["viewers"] == 0)
-        paused = serving.demo.meter.read().frames
-        serving._thread.join(0.5)
-        assert serving.demo.meter.read().frames <= paused + 1
+        wait(lambda: paused(serving))  # what was under way is looked at, and no more
+
+
+def paused(serving) -> bool:
+    before = serving.demo.meter.read().frames
+    time.sleep(0.5)
+    return serving.demo.meter.read().frames == before
 
 
 def test_a_camera_of_the_server_is_shown_as_it_comes(bundle):
     pytest.importorskip("av")
     # No camera is here: FFmpeg's test picture comes the same way, a device that never ends.
     made = Camera(Path("testsrc=size=640x480:rate=30"), driver="lavfi")
-    with classifying(bundle, made) as serving, connect(serving.socket) as client:
+    with classifying(bundle, made) as serving, connect(serving.socket, close_timeout=0.1) as client:
         first = heard(client)
         assert Image.open(io.BytesIO(first.content)).size == SIZE
         assert said(client, "result")["number"] == first.number
@@ -326,7 +331,10 @@ def test_a_camera_that_is_unplugged_is_said_to_be_so_and_tried_again(bundle, mon
     pytest.importorskip("av")
     monkeypatch.setattr(camera, "RETRY", 0.1)
     short = Camera(Path("testsrc=size=320x240:rate=30:duration=0.1"), driver="lavfi")
-    with classifying(bundle, short) as serving, connect(serving.socket) as client:
+    with (
+        classifying(bundle, short) as serving,
+        connect(serving.socket, close_timeout=0.1) as client,
+    ):
         assert "unplugged" in said(client, "error")["words"]
         assert said(client, "result")
     with pytest.raises(DeviceError, match="cannot be opened"):
