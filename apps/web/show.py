@@ -20,15 +20,16 @@ def show(
         say: told in a line where the page is. browser: open it there.
 
     Returns:
-        the page's address, and the figures at the end.
+        the page's address, the figures at the end, and the demo's own summary.
 
     Raises:
         UsageError, MissingBackendError, DeviceError: as :func:`~edgekit.apps.web.serve.listen`.
     """
     logging.basicConfig(format="%(message)s")
-    listening = listen(Site(demo).application(), address)
+    listening = listen(Site(demo).application(), address, demo.largest)
     serve(listening, say, browser)
-    return {"address": listening.url, "figures": demo.meter.read().to_json()}
+    figures = demo.meter.read().to_json()
+    return {"address": listening.url, "figures": figures, **demo.summary()}
 
 
 def serve(listening: Listening, say: Callable[[str], None], browser: bool = False) -> None:

@@ -21,6 +21,7 @@ from .engine import Engine
 from .frames import Frame
 from .meter import Figures, Meter
 from .newest import Newest
+from .serve import LARGEST
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -84,12 +85,13 @@ class Demo(ABC):
         engine: the model at work; None where the model is elsewhere.
 
     Attributes:
-        page: name of its HTML file. title: for people.
+        page: name of its HTML file. title: for people. largest: bytes of a message to it.
         meter: of the model's latency; a demo feeds it. viewers: who looks on.
     """
 
     page: ClassVar[str]
     title: ClassVar[str]
+    largest: ClassVar[int] = LARGEST
 
     def __init__(self, engine: Engine | None) -> None:
         self.engine, self.meter = engine, Meter()
@@ -127,6 +129,10 @@ class Demo(ABC):
     @abstractmethod
     def details(self) -> dict[str, Any]:
         """What of the demo itself its page shows."""
+
+    def summary(self) -> dict[str, Any]:
+        """What the command tells at the end, beside the figures."""
+        return {}
 
     def routes(self) -> list[BaseRoute]:
         """Further addresses of the demo."""
