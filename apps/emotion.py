@@ -10,8 +10,7 @@ import asyncio
 import base64
 import logging
 import time
-from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -25,6 +24,7 @@ from ..runtimes.tasks.speech_emotion import COMPONENTS, SILENCE, Explanation, Sp
 from .web.engine import Engine, Timed
 from .web.frames import Frame, Kind
 from .web.newest import Newest
+from .web.pace import Pace
 from .web.site import Demo, Viewer
 
 KINDS: Final = ("speech-emotion",)
@@ -170,31 +170,6 @@ class Ear:
         )
 
 
-@dataclass
-class Pace:
-    """How much of the time that sound takes is spent on it, over the last ten seconds."""
-
-    _taken: deque[tuple[float, float]] = field(
-        default_factory=lambda: deque(maxlen=round(10 / HOP))
-    )
-
-    def take(self, milliseconds: float, seconds: float) -> None:
-        """So long for so much sound."""
-        self._taken.append((milliseconds / 1000, seconds))
-
-    def clear(self) -> None:
-        """Begin anew."""
-        self._taken.clear()
-
-    @property
-    def factor(self) -> float | None:
-        """Of real time: less than 1 keeps up. None: nothing was answered yet."""
-        if not self._taken:
-            return None
-        spent, sound = map(sum, zip(*self._taken, strict=True))
-        return spent / sound
-
-
 class EmotionDemo(Demo):
     """A speech-emotion task on live sound.
 
@@ -213,7 +188,7 @@ class EmotionDemo(Demo):
         super().__init__(engine)
         self._source = source
         self._inbox: Newest[Block] = Newest(WAITING)
-        self._ear, self._pace = Ear(), Pace()
+        self._ear, self._pace = Ear(), Pace(round(10 / HOP))
         self._turn = Turn(0, source.rate if source else 0)
         self._skipped = self._place = 0
         self._watched = asyncio.Event()

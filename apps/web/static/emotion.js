@@ -7,7 +7,7 @@ const BLOCK = 0.05; // seconds of sound in a message
 const PARTS = ["M", "rho", "f_inst", "tau_g"];
 
 const link = new Link();
-const panel = new Panel(link, "edgekit emotion");
+const panel = new Panel(link, "edgekit emotion", { fps: "answers/s", dropped: "blocks dropped" });
 const level = new LevelStrip(at("level"));
 const maps = PARTS.map((part) => new MapStrip(at(part)));
 const odds = new ChanceStrip(at("chances"));
@@ -24,8 +24,6 @@ const captured = new Map(); // when this page's blocks were, by number
 let sent = 0;
 let skipped = 0;
 
-at("fps").previousElementSibling.textContent = "answers/s";
-at("dropped").previousElementSibling.textContent = "blocks dropped";
 for (const [id, words] of [["factor", "real-time factor"], ["lost", "sound lost"], ["explaining", "explaining"]]) {
   at("figures").append(make("div", {}, make("dt", {}, words), make("dd", { id }, "–")));
 }
