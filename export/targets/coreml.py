@@ -32,6 +32,8 @@ from .weight_only import kept_weights
 
 PACKAGE = "model.mlpackage"
 
+_DAY = "com.github.apple.coremltools.conversion_date"
+
 # Core ML takes and gives these; the session casts where the contract says otherwise.
 _FLOATS = {"fp32": "FLOAT32", "fp16": "FLOAT16"}
 
@@ -163,8 +165,9 @@ def _explain(program: Program, error: Exception) -> UnsupportedError:
 def _settle(package: Path) -> Any:
     """Make the package's bytes depend on the model alone; returns the specification.
 
-    coremltools names the package's items by random UUIDs and writes protobuf maps in hash
-    order; both change from run to run.
+    coremltools names the package's items by random UUIDs, writes protobuf maps in hash order,
+    notes the day, and numbers the names of operators that a pass made in an order of its own
+    (``transpose_0`` in one process, ``transpose_3`` in another).
     """
     from coremltools.proto import Model_pb2
 
@@ -183,6 +186,12 @@ def _settle(package: Path) -> Any:
     path = package / "Data" / "com.apple.CoreML" / "model.mlmodel"
     spec = Model_pb2.Model()
     spec.ParseFromString(path.read_bytes())
+    spec.description.metadata.userDefined.pop(_DAY, None)
+    for operation in _operations(spec):
+        # An operator is known by what it gives; its own name is for people.
+        if operation.outputs and "name" in operation.attributes:
+            named = operation.attributes["name"].immediateValue.tensor.strings.values
+            named[:] = [operation.outputs[0].name]
     path.write_bytes(spec.SerializeToString(deterministic=True))
     return spec
 

@@ -67,6 +67,24 @@ def test_the_same_network_gives_the_same_bytes(everywhere, again, target):
     assert [name for name in here if here[name] != there[name]] == []
 
 
+def test_a_core_ml_package_knows_neither_the_day_nor_what_was_converted_before(everywhere):
+    from coremltools.proto import Model_pb2
+
+    package = everywhere.path / "graphs/forward/coreml/model.mlpackage"
+    spec = Model_pb2.Model()
+    spec.ParseFromString((package / "Data/com.apple.CoreML/model.mlmodel").read_bytes())
+    assert not [key for key in spec.description.metadata.userDefined if "date" in key]
+    (block,) = spec.mlProgram.functions["main"].block_specializations.values()
+    # A pass numbers what it makes by how much it made before, in an order that varies.
+    names = [
+        (operation.attributes["name"].immediateValue.tensor.strings.values[0], operation.outputs[0])
+        for operation in block.operations
+        if operation.type != "const"
+    ]
+    assert len(names) > 10
+    assert [name for name, output in names if name != output.name] == []
+
+
 def test_the_same_network_gives_the_same_manifest(everywhere, again):
     def told(root):
         manifest = json.loads((root / "manifest.json").read_text())
