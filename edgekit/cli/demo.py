@@ -42,6 +42,11 @@ Recording = Annotated[
     Path | None,
     typer.Option("--source", help="A sound file in place of a microphone, over and over."),
 ]
+SweepSource = Annotated[
+    Path | None,
+    typer.Option("--source", help="A sweep or a folder of them in place of a made-up street."),
+]
+Rate = Annotated[float, typer.Option("--rate", min=0.01, max=100, help="Sweeps a second, at most.")]
 Classes = Annotated[
     str | None,
     typer.Option("--classes", help='What to look for: "person,car", or a .txt file of lines.'),
@@ -142,6 +147,36 @@ def emotion(
     with Output(json, quiet) as out, Engine(bundles, demo.KINDS, runtime, threads) as engine:
         sound = None if source is None else demo.read(source, engine.task)
         _show(out, demo.EmotionDemo(engine, sound), address, browser)
+
+
+@app.command("lidar")
+def lidar(
+    bundles: Bundles,
+    source: SweepSource = None,
+    rate: Rate = 10.0,
+    threshold: Threshold = None,
+    runtime: Runtime = "auto",
+    threads: Threads = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8990,
+    token: Token = None,
+    origin: Origin = None,
+    certificate: Certificate = None,
+    key: Key = None,
+    browser: Browser = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Draw boxes around what lidar sweeps show, as a moving 3D view."""
+    from edgekit.apps import lidar as demo
+    from edgekit.apps.sweeps import open_sweeps
+    from edgekit.apps.web.engine import Engine
+
+    address = _address(host, port, token, origin, certificate, key)
+    with Output(json, quiet) as out:
+        sweeps = open_sweeps(source)
+        with Engine(bundles, demo.KINDS, runtime, threads) as engine:
+            _show(out, demo.LidarDemo(engine, sweeps, rate, threshold), address, browser)
 
 
 @app.command("talk")

@@ -228,7 +228,7 @@ def test_a_synthetic_drive_passes_what_stands_beside_it():
     start, later = things(0), things(10)
     assert np.abs(start[np.abs(start[:, 0]) < 60, 1]).min() >= 2 - 1  # whole metres
     assert alike(start, things(LAP)) > 0.9
-    moved = alike(later + [10, 0], start)
+    moved = alike(np.add(later, (10, 0)), start)
     assert moved > 2 * alike(later, start)
 
 

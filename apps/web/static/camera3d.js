@@ -11,15 +11,14 @@ export class Camera {
   target = [0, 0, 0];
   #size = 1; // of what there is to see
 
-  // reach: least x, y, z of what there is to see, then greatest. From behind, a little to the
+  // extent: least x and y of what there is to see, then greatest. From behind, a little to the
   // right, as who drives along x would see it; or from above, x pointing up.
-  reset(reach, above = false) {
-    const [x0, y0, , x1, y1] = reach;
+  reset([x0, y0, x1, y1], above = false) {
     this.#size = Math.max(x1 - x0, y1 - y0);
     this.target = [(x0 + x1) / 2, (y0 + y1) / 2, this.target[2]];
     this.azimuth = above ? Math.PI : Math.PI + 0.35;
     this.elevation = above ? STEEPEST : 0.62;
-    this.distance = this.#size * (above ? 1.15 : 0.5);
+    this.distance = this.#size * (above ? 1.35 : 0.8);
   }
 
   turn(right, up) {

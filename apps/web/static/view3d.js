@@ -9,6 +9,9 @@ import { boxLines, groundLines } from "./shapes3d.js";
 const HEADER = 8; // bytes before the points of a sweep: metres of a unit, how many there were
 const MOST_NAMES = 80; // of the boxes that score most
 const ROUND = 60; // seconds that a slow turn all around takes
+const SAMPLED = 4000; // points that stand for the rest of a sweep
+const FEW = 20; // of them say little
+const LEAST = 0.3; // of the range that the view begins with, however little of it holds points
 const EASE = 0.15; // how fast colours follow the heights of a new sweep
 
 // What apps/sweeps.py packs.
@@ -51,17 +54,21 @@ export class View {
     if (String(reach) === String(this.#reach)) return;
     this.#reach = reach;
     this.#ground = null;
+    this.#sweep = null;
     this.camera.target[2] = reach[2];
     this.home();
   }
 
+  // All that is there and in range; some sweeps look ahead alone.
   home(above = false) {
-    this.camera.reset(this.#reach, above);
+    this.camera.reset(extentOf(this.#sweep, this.#reach), above);
     this.ask();
   }
 
   setSweep(sweep) {
+    const first = this.#sweep === null;
     this.#sweep = sweep;
+    if (first) this.home();
     this.scene.setPoints(sweep.places, sweep.shades);
     this.#looks.unit = sweep.unit;
     this.#follow(heightsOf(sweep));
@@ -148,13 +155,38 @@ export class View {
   }
 }
 
+// Where most points of a sweep lie that are in range: least x and y, then greatest, in metres.
+function extentOf(sweep, reach) {
+  const [x0, y0, , x1, y1] = reach;
+  const seen = sweep ? sampled(sweep).filter(([x, y]) => x > x0 && x < x1 && y > y0 && y < y1) : [];
+  if (seen.length < FEW) return [x0, y0, x1, y1];
+  const sides = [x1 - x0, y1 - y0];
+  const [xs, ys] = sides.map((side, axis) => {
+    const [low, high] = between(seen.map((place) => place[axis]), 0.02, 0.98);
+    const wider = Math.max(LEAST * side - (high - low), 0) / 2;
+    return [low - wider, high + wider];
+  });
+  return [xs[0], ys[0], xs[1], ys[1]];
+}
+
 // Heights between which most points lie, in metres: the ground's, and of what stands on it.
-function heightsOf({ unit, places, shades }) {
-  const step = Math.max(1, Math.floor(shades.length / 4000));
-  const heights = [];
-  for (let i = 0; i < shades.length; i += step) heights.push(places[3 * i + 2] * unit);
+function heightsOf(sweep) {
+  const heights = sampled(sweep).map((place) => place[2]);
   if (!heights.length) return null;
-  heights.sort((a, b) => a - b);
-  const [low, high] = [0.05, 0.97].map((share) => heights[Math.floor(share * (heights.length - 1))]);
+  const [low, high] = between(heights, 0.05, 0.97);
   return [low, Math.max(high, low + 0.5)];
+}
+
+// Some of the points, evenly, in metres.
+function sampled({ unit, places, shades }) {
+  const found = [];
+  const step = Math.max(1, Math.floor(shades.length / SAMPLED));
+  for (let i = 0; i < shades.length; i += step)
+    found.push([0, 1, 2].map((axis) => places[3 * i + axis] * unit));
+  return found;
+}
+
+function between(values, low, high) {
+  const sorted = [...values].sort((a, b) => a - b);
+  return [low, high].map((share) => sorted[Math.round(share * (sorted.length - 1))]);
 }

@@ -1,0 +1,527 @@
+"""``edgekit demo lidar``: sweeps in Chromium's 3D view, and clients without a browser."""
+
+import io
+import json
+import struct
+import time
+from collections import Counter
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("onnxscript")
+pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
+
+from websockets.sync.client import connect
+
+from edgekit.apps import lidar, sweeps
+from edgekit.apps.lidar import KINDS, LidarDemo
+from edgekit.apps.sweeps import MADE_UP, MOST_DRAWN, open_sweeps, pack
+from edgekit.apps.web.engine import Engine
+from edgekit.apps.web.frames import Frame, Kind
+from edgekit.bundle import Bundle
+from edgekit.cli import main
+from edgekit.errors import InputError, UsageError
+from edgekit.runtimes import load, tasks
+from edgekit.runtimes.point_clouds import read_points
+from edgekit.runtimes.synthetic_sweep import LAP
+
+from ..lidar_micro import lidar_bundle, save_sweeps, write_bundle  # noqa: F401 -- a fixture
+from .browser import Serving, agrees, chromium, needs_chromium, opened, screenshot, until, wait
+from .test_demo_web import farewell, heard, said
+
+VEHICLE = (66, 178, 240)  # the colour of the first class, as the page has it: hsl(200 85% 62%)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three sweeps and, between them, a file that is none."""
+    save_sweeps(tmp_path / "drive", 3)
+    (tmp_path / "drive" / "sweep1b.bin").write_bytes(b"seven b")
+    (tmp_path / "drive" / "notes.txt").write_text("none of the sweeps")
+    return tmp_path / "drive"
+
+
+@contextmanager
+def showing(bundle, source, rate=30.0, **options):
+    """The demo served; ``options`` of :class:`LidarDemo`."""
+    with Engine([bundle], KINDS, "onnxruntime", threads=1) as engine:
+        demo = LidarDemo(engine, open_sweeps(source), rate, **options)
+        with Serving(demo, demo.largest) as serving:
+            yield serving
+
+
+def answers(bundle, paths, runtime="onnxruntime"):
+    """What the task says of each file, without any demo, by name."""
+    opened_bundle = Bundle.open(bundle)
+    with load(opened_bundle, runtime, threads=1) as session:
+        task = tasks.for_bundle(opened_bundle, session)
+        return {path.name: task(path) for path in paths}
+
+
+def watching(serving):
+    """A viewer who may leave without having read all."""
+    return connect(serving.socket, close_timeout=0.2)
+
+
+def tell(client, **message):
+    client.send(json.dumps(message))
+
+
+def pixels(page) -> np.ndarray:
+    """What is to be seen of the 3D view, names included: (height, width, 3)."""
+    picture = page.locator("#stage").screenshot()
+    return np.asarray(Image.open(io.BytesIO(picture)).convert("RGB")).astype(int)
+
+
+def drawn(page) -> None:
+    """Until what was asked for is on the screen."""
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => setTimeout(done, 50)))")
+
+
+def changed(before: np.ndarray, after: np.ndarray) -> float:
+    """The share of pixels that differ."""
+    return float((np.abs(before - after).max(2) > 24).mean())
+
+
+def near(picture: np.ndarray, colour) -> np.ndarray:
+    """(N, 2) rows and columns of pixels of a colour."""
+    return np.argwhere(np.abs(picture - colour).max(2) < 40)
+
+
+def shown(page) -> dict:
+    return page.evaluate(
+        """() => ({
+            ...document.getElementById("view").dataset,
+            name: document.getElementById("which").textContent,
+            count: document.getElementById("count").textContent,
+            classes: Object.fromEntries([...document.querySelectorAll("#found .bar span")].map(
+                (span) => [span.firstChild.textContent, Number(span.lastChild.textContent)])),
+        })"""
+    )
+
+
+def check_shown(page, results, threshold):
+    """The page says of the sweep that it shows what the task says of it; returns its name."""
+    said_so = shown(page)
+    name = said_so["name"].split(" (")[0]
+    found = [one.label for one in results[name].detections if one.score >= threshold]
+    assert len(found) > 3
+    assert int(said_so["count"]) == int(said_so["boxes"]) == len(found)
+    assert said_so["classes"] == Counter(found)
+    assert int(said_so["points"]) == results[name].counts.points
+    return name
+
+
+def frozen(page) -> str:
+    """The number of the sweep that stays, once the demo is paused."""
+    until(page, "document.getElementById('pause').textContent === 'Play'")
+    held, number = None, shown(page)["number"]
+    while held != number:
+        page.wait_for_timeout(250)
+        held, number = number, shown(page)["number"]
+    return number
+
+
+@needs_chromium
+def test_a_drive_is_seen_with_boxes_and_turned(lidar_bundle, tmp_path):  # noqa: F811
+    pytest.importorskip("playwright")
+    paths = save_sweeps(tmp_path / "street", 4, rings=64)
+    (tmp_path / "street" / "torn.bin").write_bytes(b"seven b")
+    results = answers(lidar_bundle, paths)
+    with showing(lidar_bundle, tmp_path / "street", 10.0) as serving, chromium() as browser:
+        page = opened(browser, serving.url)
+        until(page, "Number(document.getElementById('view').dataset.number) >= 4")
+        until(page, "!document.getElementById('passed').hidden")
+        assert "torn.bin: " in page.locator("#faults").inner_text()
+        assert "float32" in page.locator("#faults").inner_text()
+        until(page, "document.getElementById('end').textContent.endsWith(' ms')")
+        agrees(page, serving)
+        page.click("#pause")
+        frozen(page)
+        name = check_shown(page, results, 0.3)
+        screenshot(page, "demo-lidar", tmp_path)
+        check_picture(page)
+        check_steps(page, results, name)
+        check_threshold(page, results)
+        check_switch(page, serving, answers(lidar_bundle, paths, "openvino"))
+        assert page.faults == []
+
+
+def check_picture(page):
+    """Points and boxes are there; keys, mouse and wheel change how they are seen."""
+    page.keyboard.press("0")
+    drawn(page)
+    first = pixels(page)
+    assert (first.max(2) > 70).mean() > 0.03  # the sweep, against the dark ground
+    assert len(near(first, VEHICLE)) > 300
+    page.keyboard.press("ArrowLeft")
+    drawn(page)
+    assert changed(first, turned := pixels(page)) > 0.02
+    box = page.locator("#view").bounding_box()
+    middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(*middle)
+    page.mouse.wheel(0, -400)
+    page.mouse.down()
+    page.mouse.move(middle[0] + 120, middle[1], steps=2)
+    page.mouse.up()
+    drawn(page)
+    assert changed(turned, pixels(page)) > 0.02
+    page.click("#home")
+    drawn(page)
+    np.testing.assert_array_equal(pixels(page), first)
+    page.select_option("#colours", "intensity")
+    drawn(page)
+    assert changed(first, pixels(page)) > 0.02
+    page.select_option("#colours", "height")
+    page.click("#turn")
+    page.wait_for_timeout(700)
+    page.click("#turn")
+    drawn(page)
+    assert changed(first, pixels(page)) > 0.01
+
+
+def check_steps(page, results, name):
+    """One sweep on, and no more; the one that is torn is passed over."""
+    names = list(results)
+    for _ in range(2):
+        number = int(shown(page)["number"])
+        page.click("#step")
+        until(page, f"Number(document.getElementById('view').dataset.number) > {number}")
+        name = names[(names.index(name) + 1) % len(names)]
+        assert int(frozen(page)) == number + 1
+        assert check_shown(page, results, 0.3) == name
+
+
+def check_threshold(page, results):
+    """The slider leaves out what scores less."""
+    many = int(shown(page)["count"])
+    page.locator("#threshold").fill("0.75")
+    assert 0 < int(shown(page)["count"]) < many
+    check_shown(page, results, 0.75)
+    page.locator("#threshold").fill("0.3")
+
+
+def check_switch(page, serving, results):
+    """The other runtime answers the sweep that is shown, and says the same of it."""
+    number, name = int(shown(page)["number"]), shown(page)["name"].split(" (")[0]
+    labels = [choice.label for choice in serving.demo.engine.choices]
+    (other,) = [label for label in labels if label.startswith("openvino")]
+    page.select_option("#runtime", label=other)
+    until(page, f"Number(document.getElementById('view').dataset.number) === {number + 1}")
+    assert serving.demo.engine.choice.runtime == "openvino"
+    assert check_shown(page, results, 0.3) == name
+
+
+@needs_chromium
+def test_ahead_is_up_and_left_is_left_from_above(lidar_bundle, tmp_path):  # noqa: F811
+    pytest.importorskip("playwright")
+    x, y = np.meshgrid(np.linspace(-30, 30, 121), np.linspace(-30, 30, 121))
+    ground = np.stack([x, y, 0 * x, 0 * x], axis=-1).reshape(-1, 4)
+    x, y, z = np.meshgrid(np.arange(18, 22, 0.3), np.arange(9, 11, 0.3), np.arange(0.3, 2, 0.3))
+    thing = np.stack([x, y, z, 0 * x + 1], axis=-1).reshape(-1, 4)
+    np.save(tmp_path / "one.npy", np.concatenate([ground, thing]).astype(np.float32))
+    with showing(lidar_bundle, tmp_path / "one.npy", 5.0) as serving, chromium() as browser:
+        page = opened(browser, serving.url)
+        until(page, "Number(document.getElementById('view').dataset.number) >= 2")
+        page.keyboard.press("a")
+        drawn(page)
+        picture = pixels(page)
+        assert int(shown(page)["count"]) == 1
+        found = near(picture, VEHICLE)
+        assert len(found) > 50
+        up, left = np.array(picture.shape[:2]) / 2 - np.median(found, axis=0)
+        assert up == pytest.approx(2 * left, rel=0.35)
+        assert left > 20
+        assert page.faults == []
+
+
+@needs_chromium
+def test_without_webgl_the_page_says_so_and_counts_all_the_same(lidar_bundle, folder):  # noqa: F811
+    pytest.importorskip("playwright")
+    with showing(lidar_bundle, folder, 5.0) as serving, chromium() as browser:
+        browser.add_init_script(
+            """const get = HTMLCanvasElement.prototype.getContext;
+            HTMLCanvasElement.prototype.getContext = function (kind, ...rest) {
+                return kind.startsWith("webgl") ? null : get.call(this, kind, ...rest);
+            };"""
+        )
+        page = opened(browser, serving.url)
+        until(page, "Number(document.getElementById('view').dataset.number) >= 2")
+        assert "no WebGL 2" in page.locator("#blind").inner_text()
+        page.click("#pause")
+        frozen(page)
+        check_shown(page, answers(lidar_bundle, sorted(folder.glob("sweep[0-9].bin"))), 0.3)
+        assert page.faults == []
+
+
+@needs_chromium
+def test_a_real_sweep_is_seen(lidar_bundle, shared_data):  # noqa: F811
+    pytest.importorskip("playwright")
+    path = shared_data / "data/lidar/kitti_000008.bin"
+    with showing(lidar_bundle, path, 5.0) as serving, chromium() as browser:
+        page = opened(browser, serving.url)
+        until(page, "Number(document.getElementById('view').dataset.number) >= 3")
+        check_shown(page, answers(lidar_bundle, [path]), 0.3)
+        assert (pixels(page).max(2) > 70).mean() > 0.02
+        agrees(page, serving)
+        assert page.faults == []
+
+
+def unpacked(content: bytes):
+    """Metres of the points, their intensities, and how many there were."""
+    unit, total = struct.unpack_from("<fI", content)
+    count = (len(content) - 8) // 7
+    places = np.frombuffer(content, "<i2", 3 * count, 8).reshape(-1, 3) * unit
+    return places, np.frombuffer(content, np.uint8, count, 8 + 6 * count), total
+
+
+def test_a_viewer_gets_the_points_and_what_the_task_says(lidar_bundle, folder):  # noqa: F811
+    results = answers(lidar_bundle, sorted(folder.glob("sweep[0-9].bin")))
+    with showing(lidar_bundle, folder) as serving, watching(serving) as client:
+        state = said(client, "state")
+        assert state["reach"] == [-48, -48, -3, 48, 48, 5]
+        assert (state["source"], state["sweeps"], state["threshold"]) == ("drive", 4, 0.3)
+        names = []
+        for _ in range(6):
+            frame, told = heard(client), said(client, "result")
+            assert (frame.kind, frame.number) == (Kind.POINTS, told["number"])
+            wanted = results[told["name"]].to_json()
+            places, _, total = unpacked(frame.content)
+            assert total == len(places) == told["points"] == wanted["points"]
+            points = read_points(folder / told["name"])
+            np.testing.assert_allclose(places, points[:, :3], atol=0.006)
+            check_boxes(told["detections"], wanted["detections"])
+            assert told["ms"]["model"] > 0
+            names.append(told["name"])
+        assert names == ["sweep0.bin", "sweep1.bin", "sweep2.bin"] * 2
+        (fault,) = serving.status()["faults"]
+        assert fault["name"] == "sweep1b.bin"
+        assert "no sweep" in fault["words"]
+        figures = serving.demo.meter.read()
+        assert figures.frames >= 6
+        assert figures.p50 > 0
+
+
+def check_boxes(told, wanted):
+    assert len(told) == len(wanted) > 5
+    for one, other in zip(told, wanted, strict=True):
+        assert (one["label"], one["index"]) == (other["label"], other["index"])
+        assert one["score"] == pytest.approx(other["score"], abs=1e-6)
+        assert one["box"] == pytest.approx(other["box"], abs=1e-3)
+        assert one["velocity"] == pytest.approx(other["velocity"], abs=1e-3)
+
+
+def test_a_mended_file_is_forgiven(lidar_bundle, folder):  # noqa: F811
+    with showing(lidar_bundle, folder) as serving, watching(serving) as client:
+        wait(lambda: serving.status()["faults"])
+        (folder / "sweep1b.bin").write_bytes((folder / "sweep1.bin").read_bytes())
+        while said(client, "result")["name"] != "sweep1b.bin":
+            pass
+        assert serving.demo.summary()["passed_over"].keys() <= {"sweep1b.bin"}
+        wait(lambda: not serving.status()["faults"])
+        assert not serving.demo.summary()["passed_over"]
+
+
+def test_a_sweep_that_the_task_refuses_is_passed_over(lidar_bundle, folder):  # noqa: F811
+    np.full((50, 4), 300, np.float32).tofile(folder / "sweep1b.bin")
+    with showing(lidar_bundle, folder) as serving, watching(serving) as client:
+        names = [said(client, "result")["name"] for _ in range(5)]
+        assert "sweep1b.bin" not in names
+        assert names[3:] == names[:2]
+        assert "outside the range" in serving.status()["faults"][0]["words"]
+
+
+def test_one_may_pause_and_step_and_who_comes_sees_the_same(lidar_bundle, folder):  # noqa: F811
+    with showing(lidar_bundle, folder) as serving, watching(serving) as client:
+        said(client, "result")
+        tell(client, type="step")
+        wait(lambda: serving.status()["paused"])
+        number = still(serving)
+        with watching(serving) as other:
+            assert heard(other).number == said(other, "result")["number"] == number
+            tell(other, type="step")
+            assert said(other, "result")["number"] == number + 1
+            while said(client, "result")["number"] != number + 1:
+                pass
+            assert still(serving) == number + 1
+            tell(other, type="pause", paused=False)
+            assert said(client, "result")["number"] == number + 2
+
+
+def still(serving) -> int:
+    """How many sweeps were answered, once that does not change any more."""
+    seen, frames = -1, serving.demo.meter.read().frames
+    while seen != frames:
+        time.sleep(0.3)  # far longer than a sweep takes
+        seen, frames = frames, serving.demo.meter.read().frames
+    return frames
+
+
+def test_nothing_is_answered_while_nobody_looks_on(lidar_bundle, folder):  # noqa: F811
+    with showing(lidar_bundle, folder) as serving:
+        assert still(serving) == 0
+        with watching(serving) as client:
+            said(client, "result")
+            client.socket.close()  # it vanishes
+        wait(lambda: serving.status()["viewers"] == 0)
+        frames = still(serving)
+        assert frames >= 1
+        with watching(serving) as client:
+            assert said(client, "result")["number"] == frames
+            assert said(client, "result")["number"] == frames + 1
+
+
+def test_another_runtime_answers_what_is_paused(lidar_bundle, folder):  # noqa: F811
+    pytest.importorskip("openvino")
+    with showing(lidar_bundle, folder) as serving, watching(serving) as client:
+        tell(client, type="step")
+        number = still(serving)
+        while (first := said(client, "result"))["number"] != number:
+            pass
+        names = [choice.runtime for choice in serving.demo.engine.choices]
+        tell(client, type="choose", choice=names.index("openvino"))
+        again = said(client, "result")
+        assert again["number"] == number + 1
+        assert serving.demo.engine.choice.runtime == "openvino"
+        assert again["name"] == first["name"]
+        assert len(again["detections"]) == len(first["detections"])
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"type": "pause"},
+        {"type": "pause", "paused": 1},
+        {"type": "clock"},
+        {"type": "clock", "asked": "soon"},
+        {"type": "clock", "asked": float("nan")},
+        {"type": "clock", "asked": 10**40},
+        {"type": "classes", "names": ["car"]},
+        {"type": "choose", "choice": 9},
+        Frame(Kind.POINTS, 1, b"0123456789").pack(),
+        Frame(Kind.PICTURE, 1, b"").pack(),
+    ],
+)
+def test_what_makes_no_sense_is_said_to_be_so(serving_one, message):
+    with watching(serving_one) as client:
+        client.send(message if isinstance(message, bytes) else json.dumps(message))
+        assert said(client, "error")["words"]
+        assert said(client, "result")["detections"]
+
+
+@pytest.fixture(scope="module")
+def serving_one(lidar_bundle, tmp_path_factory):  # noqa: F811
+    """A single sweep, over and over."""
+    (path,) = save_sweeps(tmp_path_factory.mktemp("one"), 1)
+    with showing(lidar_bundle, path) as serving:
+        yield serving
+
+
+def test_a_single_sweep_is_answered_again_and_again(serving_one):
+    with watching(serving_one) as client, watching(serving_one) as other:
+        told = [said(client, "result") for _ in range(3)]
+        assert len({one["number"] for one in told}) == 3
+        assert {one["name"] for one in told} == {"sweep0.bin"}
+        assert said(other, "result")["name"] == "sweep0.bin"
+        client.send(b"\1" * (LidarDemo.largest + 1))
+        assert farewell(client) == 1009
+        assert said(other, "result")["detections"]
+
+
+def test_the_clock_is_the_one_of_the_results(serving_one):
+    with watching(serving_one) as client:
+        tell(client, type="clock", asked=12.5)
+        clock, result = said(client, "clock"), said(client, "result")
+        assert clock["asked"] == 12.5
+        assert abs(result["due"] - clock["now"]) < 10_000
+
+
+def test_at_the_rate_and_no_faster(lidar_bundle, folder):  # noqa: F811
+    with showing(lidar_bundle, folder, rate=4.0) as serving, watching(serving) as client:
+        due = [said(client, "result")["due"] for _ in range(4)]
+        assert min(np.diff(due)) >= 200  # 250 but for the timer
+
+
+def test_points_are_thinned_evenly_and_told_in_centimetres(monkeypatch):
+    points = np.zeros((1000, 5), np.float32)
+    points[:, 0], points[:, 3] = np.arange(1000) / 10, np.arange(1000)
+    points[7, 1], points[8, 3], points[9, 2], points[10, 0] = np.nan, np.inf, np.inf, 5000
+    places, shades, total = unpacked(pack(points, 75.0))
+    assert (len(places), total) == (997, 1000)
+    assert np.abs(places[20:, 0] - points[23:, 0]).max() < 0.006
+    assert (shades.min(), shades.max()) == (0, 255)
+    monkeypatch.setattr(sweeps, "MOST_DRAWN", 100)
+    places, _, total = unpacked(pack(points, 75.0))
+    assert (len(places), total) == (100, 1000)
+    assert np.diff(places[:, 0]).min() > 0.85
+    assert np.diff(places[2:, 0]).max() < 1.15
+    far, _, _ = unpacked(pack(np.float32([[900, -900, 3, 0]]), 1000.0))
+    assert far[0] == pytest.approx([900, -900, 3], abs=0.03)
+    assert len(unpacked(pack(np.zeros((0, 4), np.float32), 10.0))[0]) == 0
+    assert MOST_DRAWN == 100_000
+
+
+def test_sweeps_of_a_folder_come_in_the_order_of_their_numbers(tmp_path):
+    sweep = np.zeros((3, 4), np.float32)
+    for name in ("a10.npy", "a9.npy", "B1.NPY", ".hidden.npy", "a1.txt"):
+        with (tmp_path / name).open("wb") as file:
+            np.save(file, sweep)
+    found = open_sweeps(tmp_path)
+    assert found.names == ("B1.NPY", "a9.npy", "a10.npy")
+    assert found.source == tmp_path.name
+
+
+def test_made_up_sweeps_where_nobody_gives_any():
+    found = open_sweeps(None)
+    assert (found.source, len(found)) == (MADE_UP, LAP)
+    assert (found.read(0)[:100] != found.read(1)[:100]).any()
+
+
+def test_without_a_sweep_the_command_ends_in_a_line(lidar_bundle, tmp_path, capfd):  # noqa: F811
+    empty, torn = tmp_path / "empty", tmp_path / "torn"
+    empty.mkdir(), torn.mkdir()
+    (torn / "a.bin").write_bytes(b"seven b")
+    for source, words in (
+        (empty, "no sweeps in"),
+        (torn, "none of 1 sweeps in"),
+        (torn / "a.bin", "no sweep"),
+        (tmp_path / "none.bin", "does not exist"),
+    ):
+        assert main(["demo", "lidar", str(lidar_bundle), "--source", str(source)]) == 8
+        said_so = capfd.readouterr().err.strip()
+        assert words in said_so
+        assert "\n" not in said_so
+    with pytest.raises(InputError):
+        open_sweeps(empty)
+
+
+def test_a_bundle_of_another_task_is_refused(lidar_bundle):  # noqa: F811
+    with pytest.raises(UsageError, match="classification is shown"):
+        Engine([lidar_bundle], ("classification",))
+
+
+def test_files_that_vanish_leave_the_last_picture(lidar_bundle, folder, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(lidar, "_DEJECTED", 0.05)
+    with showing(lidar_bundle, folder) as serving, watching(serving) as client:
+        said(client, "result")
+        kept = (folder / "sweep2.bin").read_bytes()
+        for path in folder.glob("sweep*.bin"):
+            path.unlink()
+        wait(lambda: len(serving.status()["faults"]) == 4)
+        frames = still(serving)
+        (folder / "sweep2.bin").write_bytes(kept)
+        wait(lambda: serving.demo.meter.read().frames > frames)
+
+
+def test_the_view_begins_with_the_range_of_the_task(tmp_path):
+    bundle = write_bundle(tmp_path / "near", reach=12.0, openvino=False)
+    (path,) = save_sweeps(tmp_path / "one", 1)
+    with showing(bundle, path, least=0.5) as serving, watching(serving) as client:
+        state = said(client, "state")
+        assert state["reach"][3:5] == [12, 12]
+        assert (state["lowest"], state["threshold"]) == (0.1, 0.5)
+        assert said(client, "result")["outside"] > 1000
