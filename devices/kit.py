@@ -33,6 +33,16 @@ ARCHIVES: Final = (".tar.gz", ".tgz")
 ALIASES: Final = {"x86": "x86-laptop"}
 """What may be said instead of a profile's name: any 64-bit x86 machine takes the laptop's kit."""
 
+DEMOS: Final = {
+    "classification": "classify",
+    "detection": "detect",
+    "prompted-detection": "detect",
+    "lidar-detection": "lidar",
+    "speech-emotion": "emotion",
+    "speech-dialogue": "talk",
+}
+"""Which of ``edgekit demo`` shows a kind of task."""
+
 _EPOCH: Final = 315532800  # 1980-01-01, as in bundles
 
 
@@ -63,26 +73,27 @@ def pack(
     profile: Profile,
     out: Path,
     python: str | None = None,
+    demo: bool = False,
     progress: Callable[[str], None] = lambda step: None,
 ) -> Kit:
     """Write a kit to ``out``, a folder that is not there yet, or a name in :data:`ARCHIVES`.
 
     Args:
         python: the version on the device, if it is not the profile's.
+        demo: add what ``edgekit demo`` needs, and a unit that serves it to the network.
         progress: called with each step in words.
 
     Raises:
-        UsageError: the profile does not say what its system is; or ``out`` cannot be written.
+        UsageError: the profile does not say what its system is; no demo shows the bundle's
+            task; or ``out`` cannot be written.
         BundleError: the bundle is damaged.
         MissingBackendError, DeviceError: as in :func:`.kit_wheels.collect`.
     """
     system = _system(profile)
     version = python or system.python
     name = slug(bundle.manifest.model.name)
-    if out.exists():
-        raise UsageError(f"{out} is there already", "", "remove it, or choose another --out")
-    if not out.parent.is_dir():
-        raise UsageError(f"cannot write {out}", f"there is no folder {out.parent}")
+    shown = _demo(bundle) if demo else None
+    _check_out(out)
     with tempfile.TemporaryDirectory(prefix=".edgekit-kit-", dir=out.parent) as temporary:
         root = Path(temporary) / f"{name}-for-{profile.name}"
         root.mkdir()
@@ -90,7 +101,7 @@ def pack(
         with sealed(bundle) as file:
             shutil.copyfile(file, root / f"{name}.edgekit")
         progress(f"collecting wheels for {system.machine}, Python {version}")
-        wheels = kit_wheels.collect(bundle, system, version, root / "wheels")
+        wheels = kit_wheels.collect(bundle, system, version, root / "wheels", demo)
         kit_wheels.download_pip(system, version, root / "pip")
         kit = Kit(
             path=str(out),
@@ -103,12 +114,30 @@ def pack(
             wheels=tuple(path.name for path in wheels),
             bytes=0,
         )
-        _write_texts(root, kit, profile, "tensorrt" in kit_wheels.targets_of(bundle))
+        _write_texts(root, kit, profile, "tensorrt" in kit_wheels.targets_of(bundle), shown)
         _write_sums(root)
         total = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
         progress("putting it in its place")
         _put(root, out)
     return Kit(**{**asdict(kit), "bytes": total})
+
+
+def _demo(bundle: Bundle) -> str:
+    kind = bundle.manifest.task.kind
+    if kind not in DEMOS:
+        raise UsageError(
+            f"no demo shows {bundle.path}",
+            f"its task is {kind}; {', '.join(DEMOS)} are shown",
+            "leave --demo out",
+        )
+    return DEMOS[kind]
+
+
+def _check_out(out: Path) -> None:
+    if out.exists():
+        raise UsageError(f"{out} is there already", "", "remove it, or choose another --out")
+    if not out.parent.is_dir():
+        raise UsageError(f"cannot write {out}", f"there is no folder {out.parent}")
 
 
 def slug(name: str) -> str:
@@ -133,12 +162,13 @@ def _runtimes(bundle: Bundle) -> tuple[str, ...]:
     return tuple(one.name for one in registry.RUNTIMES.values() if one.target in targets)
 
 
-def _write_texts(root: Path, kit: Kit, profile: Profile, engines: bool) -> None:
+def _write_texts(root: Path, kit: Kit, profile: Profile, engines: bool, demo: str | None) -> None:
     words = {
         "@NAME@": kit.name,
         "@DEVICE@": profile.title,
         "@PYTHON@": kit.python,
         "@MACHINE@": kit.machine,
+        "@DEMO@": demo or "",
         # TensorRT's Python package is the system's, where a GPU is to be used.
         "@VENV_OPTIONS@": "--system-site-packages" if engines else "",
         "@BUILD@": '"$edgekit" build --quiet "$part" || true # without a GPU the rest runs\n'
@@ -146,7 +176,10 @@ def _write_texts(root: Path, kit: Kit, profile: Profile, engines: bool) -> None:
         else "",
     }
     templates = importlib.resources.files(__package__) / "kit_files"
-    for source, target in (("install.sh", "install.sh"), ("unit.service", _unit(kit))):
+    written = {"install.sh": "install.sh", "unit.service": f"edgekit-{kit.name}.service"}
+    if demo is not None:
+        written["demo.service"] = f"edgekit-{kit.name}-demo.service"
+    for source, target in written.items():
         text = (templates / source).read_text(encoding="utf-8")
         for word, value in words.items():
             text = text.replace(word, value)
@@ -157,10 +190,6 @@ def _write_texts(root: Path, kit: Kit, profile: Profile, engines: bool) -> None:
     (root / "requirements.txt").write_text("".join(lines), encoding="utf-8")
     about = {key: value for key, value in asdict(kit).items() if key not in ("path", "bytes")}
     (root / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-
-
-def _unit(kit: Kit) -> str:
-    return f"edgekit-{kit.name}.service"
 
 
 def _write_sums(root: Path) -> None:

@@ -26,6 +26,8 @@ _OF_TASK: Final = {
     "speech-dialogue": ("soundfile", "soxr"),
     "prompted-detection": ("tokenizers",),
 }
+# What `edgekit demo` needs beside the core.
+_OF_DEMOS: Final = ("starlette", "uvicorn", "websockets", "av")
 # Not on any device: what turns models into graphs.
 _NEVER: Final = ("torch", "torchao", "torchvision", "nvidia_")
 _PIP_LIMIT_S: Final = 1800
@@ -38,7 +40,9 @@ def targets_of(bundle: Bundle) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def collect(bundle: Bundle, system: System, python: str, folder: Path) -> list[Path]:
+def collect(
+    bundle: Bundle, system: System, python: str, folder: Path, demo: bool = False
+) -> list[Path]:
     """Put every wheel that the device needs into ``folder``.
 
     Versions are those that are installed here, where they are: they made and verified the
@@ -46,6 +50,7 @@ def collect(bundle: Bundle, system: System, python: str, folder: Path) -> list[P
 
     Args:
         python: the device's, such as ``3.11``.
+        demo: also what ``edgekit demo`` needs.
 
     Raises:
         MissingBackendError: there is no pip here, or no compiler for the device.
@@ -54,6 +59,7 @@ def collect(bundle: Bundle, system: System, python: str, folder: Path) -> list[P
     targets = targets_of(bundle)
     wanted = [name for target in targets for name in _OF_TARGET.get(target, ())]
     wanted += _OF_TASK.get(bundle.manifest.task.kind, ())
+    wanted += _OF_DEMOS if demo else ()
     with tempfile.TemporaryDirectory(prefix="edgekit-pack-") as temporary:
         own = core_wheel().write(Path(temporary))
         _download([str(own), *wanted], system, python, folder)

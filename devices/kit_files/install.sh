@@ -64,12 +64,25 @@ mv -f "$part" "$place/$name/current.edgekit"
 
 printf 'installed: %s\n' "$edgekit"
 printf 'bundle:    %s\n' "$place/$name/current.edgekit"
-unit=edgekit-$name.service
-sed "s|@PLACE@|$place|g" "$here/$unit" >"$place/$name/$unit"
-if [ "$(id -u)" = 0 ] && [ -d /run/systemd/system ]; then
-    cp "$place/$name/$unit" /etc/systemd/system/
-    systemctl daemon-reload
-    printf 'unit:      %s; verify at every start with: systemctl enable --now %s\n' "$unit" "$unit"
-else
-    printf 'unit:      %s\n' "$place/$name/$unit"
+demo=@DEMO@
+if [ -n "$demo" ] && [ ! -f "$place/$name/demo.env" ]; then
+    token=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
+    # Whoever has the token sees the page: root alone reads it here.
+    (umask 077 && printf '%s\n' "EDGEKIT_TOKEN=$token" \
+        '# More for the command, such as --port 80, --threads 2, --certificate FILE --key FILE' \
+        'DEMO_OPTIONS=' >"$place/$name/demo.env")
+fi
+for unit in "$here"/edgekit-"$name"*.service; do
+    unit=$(basename "$unit")
+    sed "s|@PLACE@|$place|g" "$here/$unit" >"$place/$name/$unit"
+    if [ "$(id -u)" = 0 ] && [ -d /run/systemd/system ]; then
+        cp "$place/$name/$unit" /etc/systemd/system/
+        systemctl daemon-reload
+        printf 'unit:      %s; start it, now and with the system: systemctl enable --now %s\n' "$unit" "$unit"
+    else
+        printf 'unit:      %s\n' "$place/$name/$unit"
+    fi
+done
+if [ -n "$demo" ]; then
+    printf 'page:      http://THIS-DEVICE:8990/TOKEN/, with the token in %s\n' "$place/$name/demo.env"
 fi

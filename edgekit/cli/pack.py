@@ -28,12 +28,17 @@ Python = Annotated[
     str | None, typer.Option("--python", help="The version there, e.g. 3.13; else the profile's.")
 ]
 
+Demo = Annotated[
+    bool, typer.Option("--demo", help="Add its demo, and a unit that serves it to the network.")
+]
+
 
 def command(
     bundle: BundlePath,
     device: Device,
     out: OutPath = None,
     python: Python = None,
+    demo: Demo = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -54,7 +59,7 @@ def command(
         name = kit.slug(opened.manifest.model.name)
         place = out or Path(f"{name}-for-{profile.name}.tar.gz")
         with output.steps() as step:
-            made = kit.pack(opened, profile, place, python, step)
+            made = kit.pack(opened, profile, place, python, demo, step)
         output.result(asdict(made), lambda console: _show(console, made))
 
 

@@ -49,3 +49,35 @@ def _multiply(gain: int) -> bytes:
     )
     opsets = [helper.make_opsetid("", 18)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()
+
+
+def colour_bundle(folder: Path) -> Path:
+    """A classifier for ONNX Runtime: which of red, green and blue a picture has most of."""
+    from onnx import TensorProto, helper
+
+    place, shape = folder / "colours", [1, 3, SIDE, SIDE]
+    graph = helper.make_graph(
+        [helper.make_node("ReduceMean", ["x"], ["y"], axes=[2, 3], keepdims=0)],
+        "colours",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 3])],
+    )
+    opsets = [helper.make_opsetid("", 13)]
+    content = helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()
+    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    described = {
+        "name": "forward",
+        "inputs": [{"name": "x", "dtype": "float32", "shape": shape}],
+        "outputs": [{"name": "y", "dtype": "float32", "shape": [1, 3]}],
+        "reference": "verify/forward.safetensors",
+        "artifacts": [{"target": "onnx", "status": "ok", "file": _FILE}],
+    }
+    task = {"resolution": SIDE, "top_k": 3, "labels": "assets/labels.txt"}
+    with BundleWriter(place) as writer:
+        writer.add(_FILE, content)
+        writer.add("assets/labels.txt", b"red\ngreen\nblue\n")
+        reference = Reference((Sample("noise", {"x": x}),), ({"y": x.mean((2, 3))},))
+        save_reference(reference, writer.root / "verify/forward.safetensors")
+        model = {"name": "colours", "source": "colours.py:net", "weights": "none"}
+        kind = {"kind": "classification", "params": task}
+        return writer.finish({"model": model, "graphs": [described], "task": kind})
