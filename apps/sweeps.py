@@ -59,9 +59,8 @@ def open_sweeps(path: Path | None) -> Sweeps:
         return _of_folder(path)
     if not path.exists():
         raise InputError(f"no file {path}", "it does not exist")
-    read = lru_cache(1)(lambda index: read_points(path))
-    read(0)
-    return Sweeps(path.name, (path.name,), read)
+    read_points(path)
+    return Sweeps(path.name, (path.name,), lru_cache(1)(lambda index: _read(path)))
 
 
 def _of_folder(folder: Path) -> Sweeps:
@@ -76,7 +75,16 @@ def _of_folder(folder: Path) -> Sweeps:
     paths.sort(key=lambda path: [*map(_number, re.split(r"(\d+)", path.name))])
     _check_one(folder, paths)
     names = tuple(path.name for path in paths)
-    return Sweeps(folder.resolve().name, names, lambda index: read_points(paths[index]))
+    return Sweeps(folder.resolve().name, names, lambda index: _read(paths[index]))
+
+
+def _read(path: Path) -> np.ndarray:
+    """What viewers are told of a fault names the file, and not where it lies."""
+    try:
+        return read_points(path)
+    except InputError as fault:
+        what = fault.what.replace(str(path), path.name)
+        raise InputError(what, fault.why, fault.next_step) from fault
 
 
 def _check_one(folder: Path, paths: list[Path]) -> None:

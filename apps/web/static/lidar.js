@@ -96,7 +96,11 @@ function byClass(found) {
     .map(({ label, index, many }) => bar(label, many / found.length, String(many), faint(index)));
 }
 
-const fault = ({ name, words }) => make("li", {}, make("b", {}, name), `: ${words}`);
+// What is wrong with a file begins with its name; what is wrong with a sweep does not.
+const fault = ({ name, words }) => {
+  const rest = words.startsWith(`${name} `) ? words.slice(name.length) : `: ${words}`;
+  return make("li", {}, make("b", {}, name), rest);
+};
 const count = (number) => number.toLocaleString("en");
 
 function show(threshold) {
