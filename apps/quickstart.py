@@ -77,6 +77,7 @@ def show(photo: Path, out: Path) -> int:
         print(tensorrt_line(artifacts["tensorrt"], bundle))
         print(coreml_line(artifacts["coreml"]))
     print(f"report: {out / 'report.html'}")
+    print(f"before a camera, in the browser: edgekit demo classify {out} --open")
     return 0
 
 

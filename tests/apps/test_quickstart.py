@@ -41,7 +41,9 @@ def test_the_whole_demo(tmp_path, small, capfd):
     said = capfd.readouterr().out
     for line in ("tensorrt: ", "coreml: ", "the same labels in the same order"):
         assert line in said
-    assert said.splitlines()[-1] == f"report: {out / 'report.html'}"
+    report, demo = said.splitlines()[-2:]
+    assert report == f"report: {out / 'report.html'}"
+    assert demo.endswith(f"edgekit demo classify {out} --open")
     assert (out / "report.html").stat().st_size > 10_000
     with Bundle.open(out) as bundle:
         answers = quickstart.label(bundle, quickstart.shipped_photograph())
