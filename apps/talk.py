@@ -1,7 +1,8 @@
-"""A server that Moshi's web client talks to: one conversation at a time, over a WebSocket.
+"""``edgekit demo talk``: a dialogue in speech, full duplex, one conversation at a time.
 
-Sound that cannot be kept up with is dropped, the oldest first: what waits to be heard, and what
-waits to be sent, is never more than 160 ms each.
+The WebSocket is the one of Moshi's web client, and the page here speaks the same protocol. Sound
+that cannot be kept up with is dropped, the oldest first: what waits to be heard, and what waits to
+be sent, is never more than 160 ms each.
 """
 
 from __future__ import annotations
@@ -10,69 +11,39 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 
-from edgekit.bundle import Bundle
-from edgekit.errors import EdgekitError, InputError, MissingBackendError, UsageError
+from edgekit.errors import EdgekitError, InputError, UsageError
 
-from ..runtimes import load, tasks
+from ..runtimes import AUTO
 from ..runtimes.codec import Framer
-from ..runtimes.conversation import Conversation, Reply
+from ..runtimes.conversation import Reply
+from ..runtimes.dialogue import Sampling
 from ..runtimes.tasks.speech_dialogue import SpeechDialogue
 from . import talk_protocol as protocol
 from .ogg_opus import OpusDecoder, OpusEncoder, require_av
 from .talk_protocol import Control, Kind
+from .web.engine import Engine, Timed
+from .web.newest import Newest
+from .web.pace import Pace
+from .web.site import Demo
 
 if TYPE_CHECKING:
-    from starlette.applications import Starlette
+    from starlette.routing import BaseRoute
     from starlette.websockets import WebSocket
 
+KINDS: Final = ("speech-dialogue",)
 FRAMES: Final = 2  # of 80 ms, that may wait
 SILENT: Final = 60.0  # seconds without a message after which a client is taken for gone
 FAULTS: Final = 8  # messages that make no sense, after which it is sent away
 
 log = logging.getLogger("edgekit.talk")
-Item = TypeVar("Item")
-
-
-class Newest(Generic[Item]):
-    """A queue that keeps the newest ``size`` things; for one event loop.
-
-    Attributes:
-        dropped: how many were too old.
-    """
-
-    def __init__(self, size: int = FRAMES) -> None:
-        self._held: deque[Item] = deque()
-        self._size, self._there = size, asyncio.Event()
-        self.dropped = 0
-
-    def put(self, item: Item) -> None:
-        """Add the newest; the oldest goes if there is no room."""
-        if len(self._held) == self._size:
-            self._held.popleft()
-            self.dropped += 1
-        self._held.append(item)
-        self._there.set()
-
-    def clear(self) -> None:
-        """Forget all of them."""
-        self._held.clear()
-
-    def __len__(self) -> int:
-        return len(self._held)
-
-    async def get(self) -> Item:
-        """The oldest that is kept, when there is one."""
-        while not self._held:
-            self._there.clear()
-            await self._there.wait()
-        return self._held.popleft()
 
 
 @dataclass
@@ -93,14 +64,25 @@ class Told:
 
 
 class Talk:
-    """One client's session."""
+    """One client's session.
 
-    def __init__(self, socket: WebSocket, conversation: Conversation) -> None:
-        self._socket, self._conversation = socket, conversation
+    Args:
+        engine: of the dialogue. sampling: how tokens are drawn. stepped: told of each frame.
+    """
+
+    def __init__(
+        self,
+        socket: WebSocket,
+        engine: Engine,
+        sampling: Sampling,
+        stepped: Callable[[Timed[Reply | None]], None] = lambda timed: None,
+    ) -> None:
+        self._socket, self._engine = socket, engine
+        self._sampling, self._stepped = sampling, stepped
         self._loop = asyncio.get_running_loop()
-        self._inbox: Newest[np.ndarray] = Newest()
-        self._outbox: Newest[Reply] = Newest()
-        self._framer = Framer(conversation.frame)
+        self._inbox: Newest[np.ndarray] = Newest(FRAMES)
+        self._outbox: Newest[Reply] = Newest(FRAMES)
+        self._framer = Framer(engine.task.conversation.frame)
         self._begun, self._paused = False, False
         self._sending = asyncio.Lock()
         self._decoder: OpusDecoder | None = None
@@ -117,11 +99,14 @@ class Talk:
         finally:
             for job in jobs:
                 job.cancel()
-            # The model's call in its thread is waited for: the next client gets the same model.
+            # A call of the model goes on to its end; the next client's come after it.
             await asyncio.gather(*jobs, return_exceptions=True)
             if self._decoder is not None:
                 await asyncio.to_thread(self._decoder.close)
-            self.told.dropped_in, self.told.dropped_out = self._inbox.dropped, self._outbox.dropped
+            self._count()
+
+    def _count(self) -> None:
+        self.told.dropped_in, self.told.dropped_out = self._inbox.dropped, self._outbox.dropped
 
     async def _receive(self) -> None:
         while True:
@@ -180,17 +165,20 @@ class Talk:
     async def _think(self) -> None:
         while True:
             frame = await self._inbox.get()
-            reply = await _in_thread(self._answer, frame)
+            begins, self._begun = not self._begun, True
+            timed = await self._engine.run(partial(self._answer, frame, begins))
             self.told.heard += 1
-            if reply is not None:
-                self._outbox.put(reply)
+            if timed.answer is not None:
+                self._outbox.put(timed.answer)
+            self._count()
+            self._stepped(timed)
 
-    def _answer(self, frame: np.ndarray) -> Reply | None:
-        if not self._begun:
-            self._begun = True
-            self._conversation.begin(frame)
-            return None
-        return self._conversation.hear(frame)
+    def _answer(self, frame: np.ndarray, begins: bool, task: SpeechDialogue) -> Reply | None:
+        if not begins:
+            return task.conversation.hear(frame)
+        task.conversation.dialogue.sampling = self._sampling
+        task.conversation.begin(frame)
+        return None
 
     async def _speak(self) -> None:
         encoder = OpusEncoder()
@@ -214,74 +202,116 @@ class Talk:
             await self._socket.send_bytes(data)
 
 
-async def _in_thread(call: Callable[[np.ndarray], Reply | None], frame: np.ndarray):
-    """Run a call in a thread; if this is cancelled, first let the call end."""
-    running = asyncio.ensure_future(asyncio.to_thread(call, frame))
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        with contextlib.suppress(Exception):
-            await running
-        raise
+class Conversing(Engine):
+    """A dialogue at work: another runtime is taken between conversations alone, whose state a
+    switch would lose.
+
+    Attributes:
+        busy: whether somebody is talking.
+    """
+
+    busy = False
+
+    async def choose(self, index: int) -> None:
+        """As :meth:`Engine.choose`.
+
+        Raises:
+            UsageError: somebody is talking.
+        """
+        if self.busy:
+            raise UsageError(
+                "somebody is talking",
+                "another runtime is taken between conversations",
+                "stop first",
+            )
+        await super().choose(index)
 
 
-class Server:
-    """The application around one conversation's graphs.
+class TalkDemo(Demo):
+    """The page, and the application around one conversation's graphs.
 
     Args:
-        task: of a bundle with codec and language model.
+        engine: whose conversation is open already: the first client need not wait.
 
     Attributes:
         sessions: what became of each, the last ones.
     """
 
-    def __init__(self, task: SpeechDialogue) -> None:
-        self._task, self._talking = task, False
+    page: ClassVar[str] = "talk.html"
+    title: ClassVar[str] = "talk"
+    largest: ClassVar[int] = protocol.LARGEST
+
+    def __init__(self, engine: Conversing) -> None:
+        super().__init__(engine)
+        self._frame = engine.task.conversation.frame / engine.task.params.codec.rate
+        self._pace = Pace(round(10 / self._frame))
+        self._gone = 0  # frames that were dropped in sessions that have ended
+        self._told = Told()
         self.sessions: deque[Told] = deque(maxlen=16)
-        task.conversation  # noqa: B018  opens the graphs: the first client need not wait
 
     @property
     def busy(self) -> bool:
         """Whether somebody is talking."""
-        return self._talking
+        return self.engine.busy
 
-    def application(self) -> Starlette:
-        """For any ASGI server."""
-        from starlette.applications import Starlette
+    def details(self) -> dict[str, Any]:
+        """Whether it is free, and how it keeps up."""
+        return {"busy": self.busy, "frame": self._frame, **self._progress()}
+
+    def _progress(self) -> dict[str, Any]:
+        """Of the present session, or of the last: frames, and the real-time factor."""
+        told = self._told
+        return {
+            "factor": self._pace.factor,
+            "heard": told.heard,
+            "sent": told.sent,
+            "dropped_in": told.dropped_in,
+            "dropped_out": told.dropped_out,
+        }
+
+    def changed(self) -> None:
+        """Another runtime has another pace."""
+        self._pace.clear()
+
+    def summary(self) -> dict[str, Any]:
+        """What became of the last sessions."""
+        return {"sessions": [vars(told) for told in self.sessions]}
+
+    def routes(self) -> list[BaseRoute]:
+        """The addresses of Moshi's server."""
         from starlette.responses import JSONResponse
         from starlette.routing import Route, WebSocketRoute
 
         def status(request: object) -> JSONResponse:
-            return JSONResponse(
-                {"model": self._task.bundle.manifest.model.name, "busy": self._talking}
-            )
+            return JSONResponse({"model": self.engine.model, "busy": self.busy})
 
-        return Starlette(
-            routes=[Route("/api/status", status), WebSocketRoute(protocol.PATH, self._serve)]
-        )
+        return [Route("/api/status", status), WebSocketRoute(protocol.PATH, self._serve)]
 
     async def _serve(self, socket: WebSocket) -> None:
         await socket.accept()
-        if self._talking:
+        if self.busy:
             await self._turn_away(
                 socket, protocol.BUSY, "busy: somebody else is talking; try again later"
             )
             return
-        self._talking = True
+        self.engine.busy = True
+        self.tell_state()
         try:
             await self._converse(socket)
         finally:
-            self._talking = False
+            self.engine.busy = False
+            self.tell_state()
 
     async def _converse(self, socket: WebSocket) -> None:
         from starlette.websockets import WebSocketDisconnect
 
         try:
-            self._task.conversation.dialogue.sampling = protocol.sampling(socket.query_params)
+            sampling = protocol.sampling(socket.query_params)
         except InputError as error:
             await self._turn_away(socket, protocol.REFUSED, str(error))
             return
-        talk = Talk(socket, self._task.conversation)
+        talk = Talk(socket, self.engine, sampling, self._stepped)
+        self._told = talk.told
         try:
             await talk.run()
         except (TimeoutError, WebSocketDisconnect, ConnectionError, RuntimeError) as gone:
@@ -289,8 +319,17 @@ class Server:
         except EdgekitError as error:
             await self._turn_away(socket, 1011, str(error))
         finally:
+            self._gone += talk.told.dropped_in + talk.told.dropped_out
             self.sessions.append(talk.told)
             log.info("a session ended: %s", talk.told)
+
+    def _stepped(self, timed: Timed[Reply | None]) -> None:
+        told = self._told
+        self.meter.take(timed.model, timed.wait)
+        self.meter.dropped = self._gone + told.dropped_in + told.dropped_out
+        self._pace.take(timed.model, self._frame)
+        for viewer in self.viewers:
+            viewer.state({"type": "progress", **self._progress()})
 
     async def _turn_away(self, socket: WebSocket, code: int, words: str) -> None:
         # Whoever went in the meantime is not to be told.
@@ -299,55 +338,20 @@ class Server:
             await socket.close(code, words[:120])
 
 
-def require_server() -> Any:
-    """uvicorn, with Starlette, websockets and PyAV beside it.
-
-    Raises:
-        MissingBackendError: one of them is not installed.
-    """
-    try:
-        import starlette  # noqa: F401
-        import uvicorn
-        import websockets  # noqa: F401
-    except ImportError as error:
-        raise MissingBackendError(
-            "the server's libraries are not here",
-            str(error),
-            'pip install "edgekit-toolkit[talk]"',
-        ) from error
-    require_av()
-    return uvicorn
-
-
-def configured(server: Server, host: str, port: int) -> Any:
-    """A ``uvicorn.Server`` that is ready to run: messages limited, silent connections tried."""
-    uvicorn = require_server()
-    return uvicorn.Server(
-        uvicorn.Config(
-            server.application(),
-            host=host,
-            port=port,
-            log_level="warning",
-            ws_max_size=protocol.LARGEST,
-            ws_ping_interval=10,
-            ws_ping_timeout=10,
-        )
-    )
-
-
 @contextlib.contextmanager
-def opened(bundle: Path, runtime: str = "auto", threads: int | None = None) -> Iterator[Server]:
-    """The server of a bundle.
+def opened(
+    bundles: Sequence[Path], runtime: str = AUTO, threads: int | None = None
+) -> Iterator[TalkDemo]:
+    """The demo of a dialogue, in one or several precisions.
 
     Raises:
-        UsageError: the bundle holds no dialogue with sound.
-        MissingBackendError: libraries, or the runtime, are not here.
+        UsageError: a bundle holds no dialogue. UnsupportedError: it takes no sound.
+        MissingBackendError: PyAV, or the runtime, is not here.
     """
-    require_server()
-    with Bundle.open(bundle) as found, load(found, runtime, threads) as session:
-        task = tasks.for_bundle(found, session)
-        if not isinstance(task, SpeechDialogue):
-            raise UsageError(
-                f"{bundle} is no dialogue", f"its task is {task.kind}", "edgekit export moshi-7b"
-            )
-        yield Server(task)
+    require_av()
+    with Conversing(bundles, KINDS, runtime, threads, _open) as engine:
+        yield TalkDemo(engine)
+
+
+def _open(task: SpeechDialogue) -> None:
+    task.conversation  # noqa: B018  opens the graphs

@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgekit.cli.options import BundlePath, Json, Quiet
+from edgekit.cli.options import Json, Quiet
 from edgekit.cli.output import Output
-from edgekit.errors import DeviceError
 
 if TYPE_CHECKING:
     from edgekit.apps.web.serve import Address
@@ -181,32 +180,28 @@ def lidar(
 
 @app.command("talk")
 def talk(
-    bundle: BundlePath,
+    bundles: Bundles,
     runtime: Runtime = "auto",
     threads: Threads = None,
     host: Host = "127.0.0.1",
     port: Port = 8998,
+    token: Token = None,
+    origin: Origin = None,
+    certificate: Certificate = None,
+    key: Key = None,
+    browser: Browser = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Talk to a speech dialogue: serve the WebSocket of Moshi's web client, one at a time.
+    """Talk to a speech dialogue, which listens while it speaks; one at a time.
 
-    Only this machine can connect unless --host says otherwise; there is no password.
+    Moshi's own web client can talk to it, too, at HOST:PORT/TOKEN, if --origin names its site.
     """
-    from edgekit.apps import talk as server
+    from edgekit.apps import talk as demo
 
-    with Output(json, quiet) as out, server.opened(Path(bundle), runtime, threads) as opened:
-        running = server.configured(opened, host, port)
-        address = f"ws://{host}:{port}{server.protocol.PATH}"
-        out.note(f"listening at {address}; Ctrl+C ends it")
-        try:
-            running.run()
-        except SystemExit as error:  # how uvicorn says that it cannot begin
-            raise DeviceError(
-                f"cannot listen at {host}:{port}", "is something else there?", "give --port"
-            ) from error
-        sessions = [vars(told) for told in opened.sessions]
-        out.result({"address": address, "sessions": sessions}, lambda console: None)
+    address = _address(host, port, token, origin, certificate, key)
+    with Output(json, quiet) as out, demo.opened(bundles, runtime, threads) as opened:
+        _show(out, opened, address, browser)
 
 
 def _address(

@@ -1,11 +1,8 @@
 """The dialogue server over loopback, with real Opus both ways, and clients that misbehave."""
 
-import asyncio
 import contextlib
 import json
-import threading
 import time
-import urllib.request
 
 import numpy as np
 import pytest
@@ -15,7 +12,7 @@ pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 pytest.importorskip("av")
 
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from edgekit.apps import ogg_opus, talk
@@ -24,47 +21,34 @@ from edgekit.apps.talk_protocol import Kind
 from edgekit.errors import InputError, UsageError
 
 from ..moshi_micro import PIECES, codec_bundle, dialogue_bundle, tone  # noqa: F401 -- fixtures
+from .browser import Serving, fetch, wait
 
 FRAME = 1920
 
 
-class Running:
-    """A server in a thread."""
+class Running(Serving):
+    """The demo, served."""
 
-    def __init__(self, server: talk.Server) -> None:
-        self.server, self._uvicorn = server, talk.configured(server, "127.0.0.1", 0)
-        self._thread = threading.Thread(target=self._uvicorn.run, daemon=True)
+    def __init__(self, demo: talk.TalkDemo) -> None:
+        super().__init__(demo, demo.largest)
 
-    def __enter__(self):
-        self._thread.start()
-        wait(lambda: self._uvicorn.started)
-        self.port = self._uvicorn.servers[0].sockets[0].getsockname()[1]
-        return self
-
-    def __exit__(self, *exc):
-        self._uvicorn.should_exit = True
-        self._thread.join(timeout=20)
-        assert not self._thread.is_alive()
+    @property
+    def address(self) -> str:
+        """Where Moshi's clients connect."""
+        return self.url.replace("http", "ws", 1).rstrip("/") + protocol.PATH
 
     def connect(self, query: str = ""):
-        wait(lambda: not self.server.busy)
-        return connect(f"ws://127.0.0.1:{self.port}{protocol.PATH}{query}", max_size=None)
+        wait(lambda: not self.demo.busy)
+        return connect(self.address + query, max_size=None)
 
     def last(self) -> talk.Told:
-        wait(lambda: not self.server.busy)
-        return self.server.sessions[-1]
-
-
-def wait(true, seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.01)
+        wait(lambda: not self.demo.busy)
+        return self.demo.sessions[-1]
 
 
 @pytest.fixture(scope="module")
 def running(dialogue_bundle):  # noqa: F811
-    with talk.opened(dialogue_bundle, threads=1) as server, Running(server) as found:
+    with talk.opened([dialogue_bundle], threads=1) as demo, Running(demo) as found:
         yield found
 
 
@@ -142,16 +126,17 @@ def test_a_conversation(running):
 
 
 def test_status(running):
-    wait(lambda: not running.server.busy)
-    with urllib.request.urlopen(f"http://127.0.0.1:{running.port}/api/status") as answer:
-        assert json.load(answer) == {"model": "micro-moshi", "busy": False}
+    wait(lambda: not running.demo.busy)
+    assert json.loads(fetch(running.url + "api/status")[2]) == {
+        "model": "micro-moshi",
+        "busy": False,
+    }
 
 
 def test_a_second_client_is_told_that_it_is_busy(running):
     with running.connect() as first:
         greeted(first)
-        address = f"ws://127.0.0.1:{running.port}{protocol.PATH}"
-        with connect(address) as second:
+        with connect(running.address) as second:
             message = second.recv(timeout=10)
             assert message[0] == Kind.ERROR
             assert b"busy" in message
@@ -258,21 +243,6 @@ def test_what_is_too_old_is_dropped(running):
     assert told.heard + told.dropped_in >= 90
 
 
-def test_the_queue_keeps_the_newest():
-    async def check() -> None:
-        queue: talk.Newest[int] = talk.Newest(2)
-        for number in range(5):
-            queue.put(number)
-        assert (queue.dropped, len(queue)) == (3, 2)
-        assert [await queue.get(), await queue.get()] == [3, 4]
-        getting = asyncio.create_task(queue.get())
-        await asyncio.sleep(0)
-        queue.put(7)
-        assert await getting == 7
-
-    asyncio.run(check())
-
-
 def test_the_address_says_how_tokens_are_drawn(running):
     given = {"text_temperature": "0.5", "audio_topk": "7", "text_seed": "-1", "pad_mult": "0"}
     found = protocol.sampling(given)
@@ -286,5 +256,45 @@ def test_the_address_says_how_tokens_are_drawn(running):
 
 
 def test_a_bundle_without_a_dialogue(codec_bundle):  # noqa: F811
-    with pytest.raises(UsageError, match="no dialogue"), talk.opened(codec_bundle):
+    with pytest.raises(UsageError, match="speech-dialogue"), talk.opened([codec_bundle]):
         pass
+
+
+def test_nobody_talks_without_the_token_or_from_elsewhere(running):
+    root = running.url.split("/", 3)
+    without = f"ws://{root[2]}{protocol.PATH}"
+    for address, origin in (
+        (without, None),
+        (without.replace("/api", "/wrong-token-of-22-chars/api"), None),
+        (running.address, "https://elsewhere.example"),
+    ):
+        with pytest.raises(InvalidStatus) as refused:
+            connect(address, origin=origin)
+        assert refused.value.response.status_code == 403
+    assert not running.demo.busy
+
+
+def test_a_runtime_is_changed_between_conversations_alone(running):
+    with connect(running.socket) as viewer:
+        with running.connect() as socket:
+            greeted(socket)
+            viewer.send(json.dumps({"type": "choose", "choice": 0}))
+            assert "between conversations" in told(viewer, "error")["words"]
+            converse(socket, tone(0.8))
+            progress = told(viewer, "progress")
+            assert progress["heard"] >= 1
+            assert 0 < progress["factor"] < 20
+        running.last()
+        viewer.send(json.dumps({"type": "choose", "choice": 0}))
+        while told(viewer, "state")["busy"]:
+            pass
+
+
+def told(viewer, kind: str) -> dict:
+    """The next message of a type to somebody who looks on."""
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        message = json.loads(viewer.recv(timeout=10))
+        if message["type"] == kind:
+            return message
+    raise AssertionError(f"no {kind} was told")
