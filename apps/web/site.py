@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 STATIC: Final = Path(__file__).parent / "static"
 READ_OUT: Final = 0.5  # seconds between two readings of the figures
+MOST_VIEWERS: Final = 32
 WAITING: Final = 8  # messages that a viewer may be behind
 FAULTS: Final = 20  # messages that make no sense, after which a viewer is sent away
 
@@ -216,6 +217,9 @@ class Site:
 
     async def _live(self, socket: WebSocket) -> None:
         await socket.accept()
+        if len(self.demo.viewers) >= MOST_VIEWERS:
+            await socket.close(1013, f"{MOST_VIEWERS} viewers are the most; try again later")
+            return
         viewer = Viewer(socket)
         self.demo.viewers.add(viewer)
         self.demo.tell_state()

@@ -1,6 +1,7 @@
 """Who may connect to a demo, what a viewer may send, and what happens when one vanishes."""
 
 import asyncio
+import contextlib
 import json
 import socket
 import ssl
@@ -19,7 +20,7 @@ from edgekit.apps.web.frames import Frame, Kind
 from edgekit.apps.web.meter import Meter
 from edgekit.apps.web.newest import Newest
 from edgekit.apps.web.serve import Address, listen
-from edgekit.apps.web.site import FAULTS, WAITING, Demo
+from edgekit.apps.web.site import FAULTS, MOST_VIEWERS, WAITING, Demo
 from edgekit.errors import DeviceError, InputError, UsageError
 
 from .browser import Serving, fetch, wait
@@ -156,6 +157,16 @@ def test_all_viewers_see_the_same_and_one_that_vanishes_is_counted_out(serving):
         wait(lambda: serving.status()["viewers"] == 2)
         first.send(Frame(Kind.PICTURE, 9, b"for all").pack())
         assert heard(first) == heard(second) == Frame(Kind.PICTURE, 9, b"for all")
+
+
+def test_there_is_a_most_of_viewers(serving):
+    with contextlib.ExitStack() as stack:
+        for _ in range(MOST_VIEWERS):
+            stack.enter_context(connect(serving.socket))
+        wait(lambda: serving.status()["viewers"] == MOST_VIEWERS)
+        with connect(serving.socket) as late:
+            assert farewell(late) == 1013  # try again later
+    wait(lambda: serving.status()["viewers"] == 0)
 
 
 def test_who_reads_slowly_misses_frames_and_holds_up_nobody(serving):
