@@ -162,7 +162,7 @@ def test_all_viewers_see_the_same_and_one_that_vanishes_is_counted_out(serving):
 def test_there_is_a_most_of_viewers(serving):
     with contextlib.ExitStack() as stack:
         for _ in range(MOST_VIEWERS):
-            stack.enter_context(connect(serving.socket))
+            stack.enter_context(connect(serving.socket, close_timeout=0.1))
         wait(lambda: serving.status()["viewers"] == MOST_VIEWERS)
         with connect(serving.socket) as late:
             assert farewell(late) == 1013  # try again later
