@@ -68,7 +68,7 @@ class LidarDemo(Demo):
         self._step = self._again = False
         self._number = 0
         self._scene: Scene | None = None
-        self._last: tuple[bytes, dict[str, Any]] | None = None
+        self._last: tuple[dict[str, Any], bytes] | None = None
         self.paused = False
         self.faults: dict[str, str] = {}
 
@@ -180,8 +180,6 @@ class LidarDemo(Demo):
 
     async def _look(self, scene: Scene, due: float) -> None:
         self._number += 1
-        packed = Frame(Kind.POINTS, self._number, scene.packed).pack()
-        self.tell(packed)  # on its way while the model is at work
         try:
             timed = await self.engine.run(lambda task: task(scene.points))
         except EdgekitError as fault:
@@ -204,8 +202,11 @@ class LidarDemo(Demo):
             "ms": {"wait": round(timed.wait, 3), "model": round(timed.model, 3)},
             **answer(timed.answer),
         }
-        self.tell(result)
-        self._last = packed, result
+        self._last = result, Frame(Kind.POINTS, self._number, scene.packed).pack()
+        # What is small first, and both at once: a viewer whose connection is slow misses whole
+        # sweeps then, where points that were sent ahead would find their boxes gone.
+        for message in self._last:
+            self.tell(message)
 
     def _pass_over(self, index: int, words: str) -> None:
         name = self._sweeps.names[index]

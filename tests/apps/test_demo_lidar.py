@@ -1,8 +1,10 @@
 """``edgekit demo lidar``: what its viewers are sent, and what they may send."""
 
 import json
+import socket
 import time
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -73,7 +75,7 @@ def test_a_viewer_gets_the_points_and_what_the_task_says(lidar_bundle, folder): 
         assert (state["source"], state["sweeps"], state["threshold"]) == ("drive", 4, 0.3)
         names = []
         for _ in range(6):
-            frame, told = heard(client), said(client, "result")
+            told, frame = said(client, "result"), heard(client)
             assert (frame.kind, frame.number) == (Kind.POINTS, told["number"])
             wanted = results[told["name"]].to_json()
             places, _, total = unpacked(frame.content)
@@ -128,7 +130,7 @@ def test_one_may_pause_and_step_and_who_comes_sees_the_same(lidar_bundle, folder
         wait(lambda: serving.status()["paused"])
         number = still(serving)
         with watching(serving) as other:
-            assert heard(other).number == said(other, "result")["number"] == number
+            assert said(other, "result")["number"] == heard(other).number == number
             tell(other, type="step")
             assert said(other, "result")["number"] == number + 1
             while said(client, "result")["number"] != number + 1:
@@ -175,6 +177,31 @@ def test_another_runtime_answers_what_is_paused(lidar_bundle, folder):  # noqa: 
         assert serving.demo.engine.choice.runtime == "openvino"
         assert again["name"] == first["name"]
         assert len(again["detections"]) == len(first["detections"])
+
+
+def test_who_reads_slowly_misses_whole_sweeps(lidar_bundle, tmp_path):  # noqa: F811
+    save_sweeps(tmp_path, 1, rings=64)
+    with showing(lidar_bundle, tmp_path, rate=100.0) as serving, reluctant(serving) as client:
+        said(client, "result")
+        last = heard(client).number
+        answered = serving.demo.meter.read().frames
+        wait(lambda: serving.demo.meter.read().frames > answered + 40)
+        while (told := said(client, "result")["number"]) <= last + 2:
+            last = told
+        for _ in range(3):  # of those after the gap, each has its points
+            assert heard(client).number == told
+            told = said(client, "result")["number"]
+
+
+@contextmanager
+def reluctant(serving):
+    """A viewer for whom the system keeps as little as it can."""
+    host, port = urlsplit(serving.url).netloc.split(":")
+    with socket.socket() as kept:
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        kept.connect((host, int(port)))
+        with connect(serving.socket, sock=kept, close_timeout=0.1, max_queue=1) as client:
+            yield client
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,12 @@ import { Link, POINTS } from "./link.js";
 import { Panel, at, bar, make, percent } from "./panel.js";
 import { View, unpack } from "./view3d.js";
 
-const KEPT = 4; // sweeps whose answer is not here yet
 const CLOCK = 2000; // ms between two looks at the server's clock
 
 const link = new Link();
 const panel = new Panel(link, "edgekit lidar");
-const sweeps = new Map(); // their points, by number
 let least = null; // the score from which on boxes are shown
+let announced = null; // the result whose points are to come
 let shown = null; // the result that is on the page
 let paused = false;
 let many = 1; // sweeps that there are
@@ -44,17 +43,11 @@ function open() {
   }
 }
 
+// The boxes of a sweep come first, and its points right after them.
 function take({ kind, number, content }) {
-  if (kind !== POINTS) return;
-  sweeps.set(number, unpack(content));
-  // Of a result that was left out, the points are not needed either.
-  for (const old of sweeps.keys()) if (sweeps.size > KEPT) sweeps.delete(old);
-}
-
-function result(message) {
-  const sweep = sweeps.get(message.number);
-  sweeps.delete(message.number);
-  if (!sweep) return; // boxes are not shown over another sweep's points
+  if (kind !== POINTS || announced?.number !== number) return;
+  const message = announced;
+  const sweep = unpack(content);
   shown = message;
   const place = many > 1 ? ` (${message.index + 1} of ${many})` : "";
   at("which").textContent = message.name + place;
@@ -130,7 +123,7 @@ link.on("state", (state) => {
   at("faults").replaceChildren(...state.faults.map(fault));
 });
 link.on("frame", take);
-link.on("result", result);
+link.on("result", (message) => (announced = message));
 
 // The server's clock, by the quickest of all looks at it, so that the time from when a sweep
 // was due until it is drawn can be told.
