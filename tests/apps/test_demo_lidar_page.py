@@ -197,9 +197,10 @@ def check_loss(page):
     before = pixels(page)
     loss = "document.getElementById('view').getContext('webgl2').getExtension('WEBGL_lose_context')"
     page.evaluate(f"() => {{ window.loss = {loss}; loss.loseContext(); }}")
-    drawn(page)
+    until(page, "document.getElementById('blind').innerText.includes('took the 3D view away')")
     assert len(near(pixels(page), VEHICLE)) < len(near(before, VEHICLE)) / 2
     page.evaluate("() => loss.restoreContext()")
+    until(page, "document.getElementById('blind').hidden")
     drawn(page)
     assert changed(before, pixels(page)) < 0.001
 

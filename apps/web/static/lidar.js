@@ -32,15 +32,19 @@ const view = open();
 
 function open() {
   try {
-    return new View(at("view"), at("names"));
+    return new View(at("view"), at("names"), (lost) =>
+      blind(lost && "The browser took the 3D view away and may give it back."),
+    );
   } catch (error) {
-    at("blind").textContent =
-      `This browser cannot draw the 3D view: ${error.message}. ` +
-      "What is found, and how fast, is shown all the same.";
-    at("blind").hidden = false;
+    blind(`This browser cannot draw the 3D view: ${error.message}.`);
     for (const id of ["home", "above", "turn", "colours"]) at(id).disabled = true;
     return null;
   }
+}
+
+function blind(why) {
+  at("blind").textContent = `${why} What is found, and how fast, is shown all the same.`;
+  at("blind").hidden = !why;
 }
 
 // The boxes of a sweep come first, and its points right after them.

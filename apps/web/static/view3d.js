@@ -38,15 +38,22 @@ export class View {
   #asked = false;
   #last = 0;
 
-  // overlay: a canvas above, for names. Throws where there is no WebGL 2.
-  constructor(canvas, overlay) {
+  // overlay: a canvas above, for names. lost: told whether the browser took the view away, which
+  // it does when a graphics driver fails. Throws where there is no WebGL 2.
+  constructor(canvas, overlay, lost) {
     this.canvas = canvas;
     this.overlay = overlay;
     this.scene = new Scene(canvas);
     pointers(canvas, this.camera, () => this.ask());
     new ResizeObserver(() => this.ask()).observe(canvas);
-    canvas.addEventListener("webglcontextlost", (event) => event.preventDefault());
-    canvas.addEventListener("webglcontextrestored", () => this.#restore());
+    canvas.addEventListener("webglcontextlost", (event) => {
+      event.preventDefault(); // or it is not given back
+      lost(true);
+    });
+    canvas.addEventListener("webglcontextrestored", () => {
+      this.#restore();
+      lost(false);
+    });
   }
 
   // The range of the task: least x, y, z, then greatest.
