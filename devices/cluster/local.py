@@ -42,7 +42,8 @@ class LocalSettings:
     Attributes:
         model: its name for clients. memory_budget: bytes of each process; None for no bound.
         threads: of each rank; None for its part of the cores. context: tokens that fit.
-        seconds: the longest wait for a rank within a step.
+        seconds: the longest wait for a rank within a step. collective: as of a
+            :class:`~.formation.FormSettings`.
         engine: further arguments of :meth:`.Engine.open`.
     """
 
@@ -51,6 +52,7 @@ class LocalSettings:
     threads: int | None = None
     context: int = 2048
     seconds: float = 10.0
+    collective: str = "auto"
     engine: dict[str, Any] = field(default_factory=dict)
 
 
@@ -144,6 +146,7 @@ class LocalCluster:
             "threads": threads,
             "context": settings.context,
             "seconds": settings.seconds,
+            "collective": settings.collective,
             "engine": settings.engine,
         }
 
@@ -277,7 +280,9 @@ def _hub(about: dict[str, Any]) -> None:
         address=(HOST, 0),
         memory_budget=about["memory_budget"],
         threads=about["threads"],
-        form=FormSettings(about["seconds"], context=about["context"]),
+        form=FormSettings(
+            about["seconds"], collective=about["collective"], context=about["context"]
+        ),
         engine=about["engine"],
     )
     web = HttpSettings(about["model"], HOST, 0, about["key"])

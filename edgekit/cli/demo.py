@@ -1,5 +1,6 @@
 """``edgekit demo …``: programs that show a bundle at work, in the browser."""
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -7,6 +8,7 @@ import typer
 
 from edgekit.cli.options import Json, Quiet
 from edgekit.cli.output import Output
+from edgekit.errors import UsageError
 
 if TYPE_CHECKING:
     from edgekit.apps.web.serve import Address
@@ -53,6 +55,33 @@ Classes = Annotated[
 Threshold = Annotated[
     float | None, typer.Option("--threshold", help="What scores less is not shown (0 to 1).")
 ]
+HubUrl = Annotated[
+    str | None,
+    typer.Argument(metavar="[HUB_URL]", help="Of edgekit cluster serve: http://HOST:PORT."),
+]
+ApiKey = Annotated[
+    str, typer.Option("--api-key", envvar="EDGEKIT_API_KEY", help="That the hub asks for.")
+]
+Local = Annotated[
+    str | None,
+    typer.Option(
+        "--local",
+        metavar="MODEL",
+        help="In place of a hub: a cluster of processes here, of a Hugging Face folder, a .gguf or"
+        " what edgekit cluster split wrote.",
+    ),
+]
+Ranks = Annotated[int, typer.Option("--ranks", "-n", min=1, max=16, help="Of --local.")]
+RankBudget = Annotated[
+    str | None,
+    typer.Option(
+        "--memory-budget", "--memory", help="Of each process of --local at most, e.g. 256MiB."
+    ),
+]
+RankPrecision = Annotated[
+    str, typer.Option("--precision", "-p", help="Of --local: fp32, bf16, int8 or int4.")
+]
+Context = Annotated[int, typer.Option("--context", min=16, help="Tokens that fit in --local.")]
 
 
 @app.callback()
@@ -202,6 +231,47 @@ def talk(
     address = _address(host, port, token, origin, certificate, key)
     with Output(json, quiet) as out, demo.opened(bundles, runtime, threads) as opened:
         _show(out, opened, address, browser)
+
+
+@app.command("chat")
+def chat(
+    hub: HubUrl = None,
+    api_key: ApiKey = "",
+    local: Local = None,
+    ranks: Ranks = 2,
+    memory_budget: RankBudget = None,
+    precision: RankPrecision = "int8",
+    context: Context = 2048,
+    threads: Threads = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8990,
+    token: Token = None,
+    origin: Origin = None,
+    certificate: Certificate = None,
+    key: Key = None,
+    browser: Browser = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Talk with a model that several devices run together, and see what each has and does.
+
+    Without HUB_URL the hub of this machine is asked; --local starts one, with workers.
+    """
+    from edgekit.apps import chat as demo
+    from edgekit.apps.chat_local import local_hub, reached
+    from edgekit.devices.cluster.memory import parse_size
+
+    address = _address(host, port, token, origin, certificate, key)
+    with Output(json, quiet) as out, contextlib.ExitStack() as held:
+        if local is None:
+            found = reached(hub, api_key)
+        elif hub is None:
+            budget = None if memory_budget is None else parse_size(memory_budget)
+            settings = {"memory_budget": budget, "threads": threads, "context": context}
+            found = held.enter_context(local_hub(local, ranks, precision, out.note, **settings))
+        else:
+            raise UsageError("a hub and --local", "one of them is shown", "drop either")
+        _show(out, demo.ChatDemo(found), address, browser)
 
 
 def _address(

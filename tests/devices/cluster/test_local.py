@@ -34,7 +34,7 @@ def parts(tmp_path_factory):
 
 def test_from_the_beginning_to_the_end(parts, tmp_path):
     said = []
-    settings = LocalSettings("tiny", 1 << 30, context=96, engine=NUMPY)
+    settings = LocalSettings("tiny", 1 << 30, context=96, collective="star", engine=NUMPY)
     with LocalCluster(parts, tmp_path, settings, said.append) as cluster:
         cluster.wait()
         client = Client(cluster.url, cluster.key)
