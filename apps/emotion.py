@@ -249,6 +249,8 @@ class EmotionDemo(Demo):
         if self.presenter is None:
             self.presenter = viewer
             self._turn, self._place = Turn(self._turn.number + 1, rate, viewer), 0
+            self.meter.clear()
+            self._pace.clear()
             self.tell_state()
         viewer.tell({"type": "stage", "yours": viewer is self.presenter})
 

@@ -312,6 +312,8 @@ class TalkDemo(Demo):
             return
         talk = Talk(socket, self.engine, sampling, self._stepped)
         self._told = talk.told
+        self.meter.clear()
+        self._pace.clear()
         try:
             await talk.run()
         except (TimeoutError, WebSocketDisconnect, ConnectionError, RuntimeError) as gone:

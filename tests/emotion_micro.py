@@ -18,6 +18,8 @@ from edgekit.models.physioser.network import PhysioSER
 from edgekit.models.physioser.speech import speech_network
 from edgekit.models.spec import LABELS, InputSpec, LoadedModel
 
+from .once import exported_once
+
 RATE = FrontEndConfig.rate
 SAMPLES = RATE // 2
 TINY = {
@@ -72,9 +74,10 @@ def emotion_bundle(tmp_path_factory) -> Path:
     pytest.importorskip("transformers")
     from edgekit.export import export
 
-    out = tmp_path_factory.mktemp("emotion") / "micro"
-    export(micro_emotion(), ["onnx", "openvino"], out, report=False).raise_for_status()
-    return out
+    def write(out: Path) -> None:
+        export(micro_emotion(), ["onnx", "openvino"], out, report=False).raise_for_status()
+
+    return exported_once(tmp_path_factory, "micro_emotion", write)
 
 
 __all__ = ["EXPLAIN", "RATE", "SAMPLES", "TINY", "emotion_bundle", "micro_emotion", "voice"]

@@ -22,6 +22,7 @@ from edgekit.models.moshi.mimi import Mimi
 from edgekit.models.spec import LoadedModel
 
 from .moshi_golden import fill
+from .once import exported_once
 
 CODEC = MimiConfig(
     2,
@@ -83,21 +84,22 @@ def tone(seconds: float, pitch: float = 150.0, rate: int = 24_000) -> np.ndarray
 @pytest.fixture(scope="session")
 def codec_bundle(tmp_path_factory) -> Path:
     """The small codec on ONNX Runtime."""
-    from edgekit.export import export
-
-    out = tmp_path_factory.mktemp("codec") / "micro"
-    export(micro_codec(), ["onnx"], out, report=False).raise_for_status()
-    return out
+    return _exported(tmp_path_factory, micro_codec)
 
 
 @pytest.fixture(scope="session")
 def dialogue_bundle(tmp_path_factory) -> Path:
     """The small Moshi on ONNX Runtime."""
+    return _exported(tmp_path_factory, micro_moshi)
+
+
+def _exported(factory, make) -> Path:
     from edgekit.export import export
 
-    out = tmp_path_factory.mktemp("dialogue") / "micro"
-    export(micro_moshi(), ["onnx"], out, report=False).raise_for_status()
-    return out
+    def write(out: Path) -> None:
+        export(make(), ["onnx"], out, report=False).raise_for_status()
+
+    return exported_once(factory, make.__name__, write)
 
 
 __all__ = ["CODEC", "LANGUAGE", "PIECES", "codec_bundle", "dialogue_bundle", "tone"]

@@ -23,11 +23,12 @@ from edgekit.apps.emotion import EmotionDemo, Sound
 from edgekit.apps.web.engine import Engine
 from edgekit.apps.web.frames import Frame, Kind
 from edgekit.bundle import Bundle
+from edgekit.cli import main
 from edgekit.errors import UsageError
 from edgekit.runtimes import load, tasks
 from edgekit.runtimes.emotion_stream import EmotionStream
 
-from ..emotion_micro import RATE, micro_emotion, voice
+from ..emotion_micro import RATE, emotion_bundle, voice  # noqa: F401 -- a fixture
 from .browser import (
     Serving,
     agrees,
@@ -44,13 +45,9 @@ SIZE = RATE // 20  # samples in a block
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory) -> Path:
-    """The vocal branch of the small network; it hears half a second."""
-    from edgekit.export import export
-
-    out = tmp_path_factory.mktemp("emotion") / "micro"
-    export(micro_emotion(speech=False), ["onnx", "openvino"], out, report=False).raise_for_status()
-    return out
+def bundle(emotion_bundle) -> Path:  # noqa: F811
+    """The small network, which hears half a second, on two runtimes."""
+    return emotion_bundle
 
 
 class Listening(EmotionDemo):
@@ -419,3 +416,32 @@ def test_silence_is_told(bundle_served):
 def test_a_bundle_of_another_task_is_refused(bundle):
     with pytest.raises(UsageError, match="speech-emotion"):
         Engine([bundle], ("classification",))
+
+
+def test_the_command_shows_a_recording_and_tells_its_figures(bundle, tmp_path, monkeypatch, capfd):
+    from edgekit.apps.web import show
+
+    wav = write_wav(tmp_path / "voice.wav", voice(0.8, rate=22_050), 22_050)
+    seen = {}
+
+    def briefly(listening, say, browser=False):
+        say(listening.url)
+        thread = threading.Thread(target=listening.run)
+        thread.start()
+        wait(lambda: listening.server.started)
+        with connect(listening.url.replace("http", "ws", 1) + "live") as client:
+            seen["state"], seen["result"] = said(client, "state"), said(client, "result")
+        listening.server.should_exit = True
+        thread.join(20)
+
+    monkeypatch.setattr(show, "serve", briefly)
+    code = main(["demo", "emotion", str(bundle), "--source", str(wav), "--port", "0", "--json"])
+    out, err = capfd.readouterr()
+    assert code == 0, err
+    told = json.loads(out)
+    assert told["address"] in err
+    assert told["figures"]["frames"] >= 1
+    assert seen["state"]["source"] == "voice.wav"
+    assert seen["result"]["emotion"] in seen["result"]["chances"]
+    assert main(["demo", "emotion", str(bundle), "--source", str(tmp_path / "none.wav")]) == 8
+    assert "no sound" in capfd.readouterr().err

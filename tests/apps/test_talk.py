@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import threading
 import time
 
 import numpy as np
@@ -18,6 +19,7 @@ from websockets.sync.client import connect
 from edgekit.apps import ogg_opus, talk
 from edgekit.apps import talk_protocol as protocol
 from edgekit.apps.talk_protocol import Kind
+from edgekit.cli import main
 from edgekit.errors import InputError, UsageError
 
 from ..moshi_micro import PIECES, codec_bundle, dialogue_bundle, tone  # noqa: F401 -- fixtures
@@ -298,3 +300,29 @@ def told(viewer, kind: str) -> dict:
         if message["type"] == kind:
             return message
     raise AssertionError(f"no {kind} was told")
+
+
+def test_the_command_tells_what_became_of_its_sessions(
+    dialogue_bundle,  # noqa: F811
+    monkeypatch,
+    capfd,
+):
+    from edgekit.apps.web import show
+
+    def briefly(listening, say, browser=False):
+        thread = threading.Thread(target=listening.run)
+        thread.start()
+        wait(lambda: listening.server.started)
+        with connect(listening.url.replace("http", "ws", 1)[:-1] + protocol.PATH) as socket:
+            greeted(socket)
+            socket.send(b"")
+            assert b"empty" in socket.recv(timeout=10)
+        listening.server.should_exit = True
+        thread.join(20)
+
+    monkeypatch.setattr(show, "serve", briefly)
+    code = main(["demo", "talk", str(dialogue_bundle), "--port", "0", "--json"])
+    out, err = capfd.readouterr()
+    assert code == 0, err
+    (session,) = json.loads(out)["sessions"]
+    assert (session["heard"], len(session["faults"])) == (0, 1)
