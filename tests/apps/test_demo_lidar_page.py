@@ -129,6 +129,7 @@ def check_picture(page):
     page.keyboard.press("0")
     drawn(page)
     first = pixels(page)
+    assert page.locator("#waiting").is_hidden()
     assert (first.max(2) > 70).mean() > 0.03  # the sweep, against the dark ground
     assert len(near(first, VEHICLE)) > 300
     page.keyboard.press("ArrowLeft")

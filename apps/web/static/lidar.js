@@ -53,6 +53,7 @@ function take({ kind, number, content }) {
   const message = announced;
   const sweep = unpack(content);
   shown = message;
+  at("waiting").hidden = true;
   const place = many > 1 ? ` (${message.index + 1} of ${many})` : "";
   at("which").textContent = message.name + place;
   at("held").textContent = `${count(sweep.total)} points, ${count(message.voxels)} voxels in range`;
