@@ -413,6 +413,26 @@ def test_silence_is_told(bundle_served):
     wait(lambda: not bundle_served.status()["taken"])
 
 
+def test_answers_without_an_explanation_say_why(bundle_served, monkeypatch):
+    sound = voice(1.0)
+    with connect(bundle_served.socket) as client:
+        presenting(client)
+        monkeypatch.setattr(emotion, "BEHIND", 0)  # as if sound waited: answers go first
+        for number in range(10):
+            client.send(block(number, sound[number * SIZE : (number + 1) * SIZE]))
+        hurried = said(client, "result")
+        monkeypatch.setattr(emotion, "BEHIND", 20)
+        # As of a bundle, or a runtime, without the graph.
+        monkeypatch.setattr(type(bundle_served.demo.engine.task), "explain", lambda *of: None)
+        for number in range(10, 15):
+            client.send(block(number, sound[number * SIZE : (number + 1) * SIZE]))
+        unable = said(client, "result")
+    assert (hurried["explains"], unable["explains"]) == (True, False)
+    assert hurried["quartet"] is hurried["driver"] is unable["quartet"] is None
+    assert hurried["emotion"] in hurried["chances"]
+    wait(lambda: not bundle_served.status()["taken"])
+
+
 def test_a_bundle_of_another_task_is_refused(bundle):
     with pytest.raises(UsageError, match="speech-emotion"):
         Engine([bundle], ("classification",))

@@ -4,6 +4,7 @@ import { Panel, at, bar, make, ms, percent } from "./panel.js";
 import { AxisStrip, ChanceStrip, LevelStrip, MapStrip, pictures } from "./strips.js";
 
 const BLOCK = 0.05; // seconds of sound in a message
+const LEGEND = at("parts").textContent;
 const PARTS = ["M", "rho", "f_inst", "tau_g"];
 
 const link = new Link();
@@ -114,7 +115,7 @@ function answer({ time, since, emotion, chances, quiet }) {
 
 function explain({ time, since, quartet, bands, columns, contributions, driver, explains, quiet }) {
   for (const part of document.querySelectorAll(".part")) part.hidden = !explains;
-  at("parts").textContent = explains ? at("parts").textContent : "This bundle does not explain its answers here.";
+  at("parts").textContent = explains ? LEGEND : "This bundle does not explain its answers here.";
   if (!quartet) return;
   pictures(quartet, bands, columns).forEach((picture, index) => maps[index].take({ time, since, picture }));
   const driven = contributions[driver] >= 0.005;
