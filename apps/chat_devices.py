@@ -159,8 +159,8 @@ class Cluster:
         open_losses = [loss for loss in self.losses if loss.resumed is None]
         if open_losses and not self.complete:
             lost = "; ".join(f"{one.name} is lost: {one.why}" for one in open_losses[-4:])
-            goes_on = "an answer under way goes on where it was"
-            return f"{lost}. The hub waits for it, or for another device; {goes_on} then."
+            then = "then an answer under way goes on where it was"
+            return f"{lost}. The hub waits for it, or for another device; {then}."
         if not self.complete:
             return "The cluster is not complete yet: the hub waits for its devices."
         now = time.monotonic() if now is None else now

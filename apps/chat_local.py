@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from edgekit.errors import DeviceError
 from edgekit.paths import state_dir
@@ -60,8 +64,9 @@ def local_hub(
     """
     home = state_dir() / "cluster"
     home.mkdir(parents=True, exist_ok=True)
+    _clean(home)
     # Not in /tmp, which is often memory: what the devices read from "disk" would be there already.
-    with tempfile.TemporaryDirectory(prefix="local-", dir=home) as folder:
+    with tempfile.TemporaryDirectory(prefix=f"local-{os.getpid()}-", dir=home) as folder:
         parts = Path(model)
         if not (parts / CLUSTER).is_file():
             parts = Path(folder) / "parts"
@@ -70,3 +75,11 @@ def local_hub(
         with LocalCluster(parts, Path(folder), about, say) as cluster:
             cluster.wait()
             yield HubClient(cluster.url, cluster.key)
+
+
+def _clean(home: Path) -> None:
+    """Remove what processes left that were killed: parts of a model are large."""
+    for folder in home.glob("local-*-*"):
+        with contextlib.suppress(ValueError):
+            if not psutil.pid_exists(int(folder.name.split("-")[1])):
+                shutil.rmtree(folder, ignore_errors=True)

@@ -253,6 +253,8 @@ def test_what_the_command_refuses(tmp_path, capfd):
 
 def test_a_local_hub_is_cut_and_begun_and_leaves_nothing(parts, tmp_path, monkeypatch):
     monkeypatch.setenv("EDGEKIT_HOME", str(tmp_path))
+    left = tmp_path / "state" / "cluster" / f"local-{2**22 + 1}-x"  # no process has that number
+    left.mkdir(parents=True)
     lines = []
     how = {"collective": "star", "engine": {"kernel": "numpy"}}
     with local_hub(str(parts.parent / "model"), 3, "bf16", lines.append, **how) as hub:
