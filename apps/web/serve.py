@@ -124,6 +124,7 @@ def _bind(address: Address) -> socket.socket:
     try:
         bound.bind((address.host, address.port))
         bound.set_inheritable(True)
+        bound.listen()  # whoever opens the address as soon as it is said waits, and is not refused
     except OSError as error:
         bound.close()
         raise DeviceError(
