@@ -3,9 +3,15 @@
 import asyncio
 import contextlib
 import json
+import os
+import re
+import signal
 import socket
+import subprocess
+import sys
 from urllib.parse import urlsplit
 
+import psutil
 import pytest
 
 pytest.importorskip("cryptography")
@@ -22,7 +28,7 @@ from edgekit.apps.chat_local import local_hub, reached
 from edgekit.cli import main
 from edgekit.errors import DeviceError, InputError, UsageError
 
-from .browser import wait
+from .browser import fetch, wait
 from .chat_cluster import HELLO, SYSTEM, cut, due, requests, served, started
 
 
@@ -263,6 +269,33 @@ def test_a_local_hub_is_cut_and_begun_and_leaves_nothing(parts, tmp_path, monkey
     assert (told["model"], told["precision"]) == ("model", "bf16")
     assert lines[0] == "rank 0 of 3"
     assert list((tmp_path / "state" / "cluster").iterdir()) == []
+
+
+def test_the_command_from_a_model_to_ctrl_c(parts, tmp_path):
+    command = [sys.executable, "-c", "import sys; from edgekit.cli import main; sys.exit(main())"]
+    command += ["demo", "chat", "--local", str(parts), "--memory-budget", "300MiB", "--port", "0"]
+    running = subprocess.Popen(
+        [*command, "--context", "64", "--quiet"],
+        stderr=subprocess.PIPE,
+        text=True,
+        # Without a compiler NumPy computes: compiling the kernel takes seconds.
+        env=os.environ | {"EDGEKIT_HOME": str(tmp_path), "PATH": str(tmp_path)},
+    )
+    try:
+        line = running.stderr.readline()  # of --quiet, the address alone
+        url = re.fullmatch(r"open (\S+) in a browser; Ctrl\+C ends it\n", line)[1]
+        status, _, page = fetch(url)
+        assert (status, b"edgekit chat" in page) == (200, True)
+        assert json.loads(fetch(url + "status")[2])["demo"] == "chat"
+        ranks = psutil.Process(running.pid).children(recursive=True)
+        assert len(ranks) == 2
+        running.send_signal(signal.SIGINT)
+        assert running.wait(30) == 130
+        assert not any(rank.is_running() for rank in ranks)
+        assert list((tmp_path / "state" / "cluster").iterdir()) == []
+    finally:
+        running.kill()
+        running.communicate()
 
 
 async def looked(hub):
