@@ -50,7 +50,8 @@ def until(page, true, *arguments):
 def ask(page, words, count, temperature=0):
     page.fill("#temperature", str(temperature))
     page.fill("#most", str(count))
-    page.fill("#question", words)
+    page.focus("#question")
+    page.keyboard.type(words)
     page.keyboard.press("Enter")
 
 
@@ -155,6 +156,18 @@ def test_the_page(serving, cluster, tmp_path):
         page.wait_for_timeout(300)
         assert answered(page) == text
         assert page.locator("#send").is_visible()
+        page.fill("#most", "5")
+        page.click(".again")
+        ended(page)
+        assert page.locator(".turn").count() == 4
+        assert "5 tokens" in last_answer(page).inner_text()
+        page.focus("#question")
+        page.keyboard.type("Hi!")
+        assert page.input_value("#question") == "Hi!"
+        page.keyboard.press("Tab")
+        assert page.evaluate("() => document.activeElement.id") == "send"
+        page.keyboard.press("Tab")
+        assert page.evaluate("() => document.activeElement.id") == "temperature"
         assert page.faults == []
 
 

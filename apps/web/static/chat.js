@@ -211,7 +211,9 @@ at("question").onkeydown = (event) => {
   ask();
 };
 at("stop").onclick = () => link.say({ type: "stop" });
-document.onkeydown = ({ key }) => key === "Escape" && coming && link.say({ type: "stop" });
+document.onkeydown = ({ key }) => {
+  if (key === "Escape" && coming) link.say({ type: "stop" });
+};
 at("anew").onclick = anew;
 at("telling").onclick = () => {
   at("system").hidden = !at("system").hidden;
