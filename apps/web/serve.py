@@ -121,6 +121,8 @@ def _bind(address: Address) -> socket.socket:
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # A whole frame fits, so that a browser gives it away at once.
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
     try:
         bound.bind((address.host, address.port))
         bound.set_inheritable(True)

@@ -28,6 +28,14 @@ const FIGURES = [
   ["dropped", "dropped"],
 ];
 
+// Of no values it is null.
+export function median(values) {
+  if (!values.length) return null;
+  const sorted = [...values].sort((one, other) => one - other);
+  const middle = sorted.length >> 1;
+  return sorted.length % 2 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
+}
+
 // Latencies that the page itself sees, of the last `size` frames.
 export class Window {
   #values = [];
@@ -46,10 +54,7 @@ export class Window {
   }
 
   get median() {
-    if (!this.#values.length) return null;
-    const sorted = [...this.#values].sort((a, b) => a - b);
-    const middle = sorted.length >> 1;
-    return sorted.length % 2 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
+    return median(this.#values);
   }
 }
 

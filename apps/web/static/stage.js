@@ -2,13 +2,14 @@
 // newest there is; what the camera gives meanwhile is left out and counted.
 
 import { PICTURE, PIXELS } from "./link.js";
-import { at } from "./panel.js";
+import { at, median } from "./panel.js";
 
 const SIDE = 640; // pixels of the longer side of a JPEG
 const PATIENCE = 5000; // ms without an answer, after which the frame counts as lost
 const LAYOUTS = ["NV12", "I420", "RGBA", "BGRA"];
 const LARGEST = 3 << 20; // bytes of a frame without compression
-const TRIALS = 8; // frames that go each way before one is chosen
+const TRIALS = 12; // frames that go each way before one is chosen
+const WARM = 4; // of these, the first tell how the browser warms up
 
 // How frames go to the server: as the camera gives them, or as JPEGs. Which takes less depends on
 // the network and on how the browser draws (a JPEG takes it 5 ms or 90), so both are tried.
@@ -30,7 +31,7 @@ class Ways {
     if (this.#chosen) return false;
     this.#costs.get(name).push(cost);
     if ([...this.#costs.values()].some(({ length }) => length < TRIALS)) return false;
-    const middle = (costs) => costs.sort((one, other) => one - other)[costs.length >> 1];
+    const middle = (costs) => median(costs.slice(WARM));
     this.#chosen = [...this.#costs].reduce((one, other) =>
       middle(other[1]) < middle(one[1]) ? other : one,
     )[0];
@@ -193,12 +194,16 @@ async function pixels(frame) {
   return message;
 }
 
+const canvas = new OffscreenCanvas(1, 1);
+
 // picture: a VideoFrame or an ImageBitmap.
 async function jpeg(picture) {
   const [wide, high] = [picture.displayWidth ?? picture.width, picture.displayHeight ?? picture.height];
   const scale = Math.min(1, SIDE / Math.max(wide, high));
-  const canvas = new OffscreenCanvas(Math.round(wide * scale), Math.round(high * scale));
-  canvas.getContext("2d").drawImage(picture, 0, 0, canvas.width, canvas.height);
+  const [width, height] = [Math.round(wide * scale), Math.round(high * scale)];
+  if (canvas.width !== width) canvas.width = width;
+  if (canvas.height !== height) canvas.height = height;
+  canvas.getContext("2d", { alpha: false }).drawImage(picture, 0, 0, width, height);
   const blob = await canvas.convertToBlob({ type: "image/jpeg", quality: 0.85 });
   return [PICTURE, await blob.arrayBuffer()];
 }
