@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from .gate import Gate, make_token
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
+log = logging.getLogger("edgekit.demo")
 LARGEST: Final = 4 << 20  # bytes of a message: a JPEG of 4K fits
 
 
@@ -49,9 +51,12 @@ class Listening:
     _socket: socket.socket = field(repr=False)
 
     def run(self) -> None:
-        """Serve until interrupted, or until ``server.should_exit`` is set."""
+        """Serve until interrupted (Ctrl+C is how a demo ends, and no fault), or until
+        ``server.should_exit`` is set."""
         try:
             self.server.run(sockets=[self._socket])
+        except KeyboardInterrupt:
+            log.debug("interrupted")
         finally:
             self.close()
 

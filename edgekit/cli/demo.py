@@ -37,7 +37,10 @@ Key = Annotated[Path | None, typer.Option("--key", help="PEM file of the certifi
 Browser = Annotated[bool, typer.Option("--open", help="Open the page in the browser here.")]
 Source = Annotated[
     Path | None,
-    typer.Option("--source", help="A video or a folder of frames in place of a camera."),
+    typer.Option(
+        "--source",
+        help="In place of the browser's camera: a video, a folder of frames, /dev/video0.",
+    ),
 ]
 Recording = Annotated[
     Path | None,
@@ -288,9 +291,12 @@ def _address(
 
 
 def _clip(source: Path | None) -> Any:
+    from edgekit.runtimes.cameras import open_camera
     from edgekit.runtimes.clips import open_clip
 
-    return None if source is None else open_clip(source)
+    if source is None:
+        return None
+    return open_camera(source) if str(source).startswith("/dev/") else open_clip(source)
 
 
 def _show(out: Output, demo: Any, address: "Address", browser: bool) -> None:

@@ -3,10 +3,15 @@
 import asyncio
 import contextlib
 import json
+import os
+import re
+import signal
 import socket
 import ssl
 import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +28,7 @@ from edgekit.apps.web.serve import Address, listen
 from edgekit.apps.web.site import FAULTS, MOST_VIEWERS, WAITING, Demo
 from edgekit.errors import DeviceError, InputError, UsageError
 
+from ..devices.gain_bundle import colour_bundle
 from .browser import Serving, fetch, wait
 
 TOKEN = "a-token-of-23-characters"  # noqa: S105 -- opens nothing
@@ -274,3 +280,23 @@ def test_it_ends_while_viewers_look_on():
     with Serving(Echo(None)) as serving, connect(serving.socket) as client:
         said(client, "state")
     assert time.monotonic() - begun < 20
+
+
+def test_a_command_ends_with_ctrl_c_and_tells_what_was_seen(tmp_path):
+    bundle = colour_bundle(tmp_path)
+    command = Path(sys.executable).with_name("edgekit")
+    running = subprocess.Popen(
+        [command, "demo", "classify", bundle, "--port", "0", "--json", "--quiet"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "EDGEKIT_TOKEN": TOKEN},
+    )
+    url = re.search(rf"http://127.0.0.1:\d+/{TOKEN}/", running.stderr.readline())[0]
+    with connect(url.replace("http", "ws", 1) + "live") as client:
+        assert said(client, "state")["model"] == "colours"
+        running.send_signal(signal.SIGINT)
+        told, _ = running.communicate(timeout=30)
+    assert running.returncode == 0
+    assert json.loads(told)["address"] == url
+    assert json.loads(told)["figures"]["frames"] == 0

@@ -1,5 +1,5 @@
 import { Link } from "./link.js";
-import { Panel, at, bar, percent } from "./panel.js";
+import { Panel, at, bars, percent } from "./panel.js";
 import { Stage } from "./stage.js";
 
 const link = new Link();
@@ -19,11 +19,10 @@ function boxes(context, { detections }) {
   for (const one of upwards) outline(context, one);
   for (const one of upwards) name(context, one);
   at("count").textContent = shown.length;
-  at("found").replaceChildren(
-    ...shown
-      .slice(0, 12)
-      .map(({ label, index, score }) => bar(label, score, percent(score), faint(index))),
-  );
+  const rows = shown
+    .slice(0, 12)
+    .map(({ label, index, score }) => [label, score, percent(score), faint(index)]);
+  bars(at("found"), rows);
 }
 
 function outline(context, { index, box: [left, top, right, bottom] }) {

@@ -20,6 +20,21 @@ export function bar(name, share, value = percent(share), colour = "") {
   return make("div", { class: "bar" }, filled, make("span", {}, make("b", {}, name), value));
 }
 
+// Bars in place of those that were there, [name, share, value, colour] each; what is there already
+// is changed, since making elements anew costs a millisecond a frame.
+export function bars(holder, rows) {
+  while (holder.children.length > rows.length) holder.lastChild.remove();
+  rows.forEach(([name, share, value = percent(share), colour = ""], index) => {
+    const there = holder.children[index];
+    if (!there) return holder.append(bar(name, share, value, colour));
+    const [filled, words] = there.children;
+    filled.style.width = `${100 * Math.min(Math.max(share, 0), 1)}%`;
+    filled.style.background = colour;
+    words.firstChild.textContent = name;
+    words.lastChild.textContent = value;
+  });
+}
+
 const FIGURES = [
   ["p50", "model p50"],
   ["p99", "model p99"],

@@ -99,7 +99,7 @@ export class Stage {
   }
 
   #forget() {
-    this.#sent?.picture?.close();
+    this.#sent?.picture?.close?.();
     this.#sent = null;
   }
 
@@ -128,10 +128,15 @@ export class Stage {
   }
 
   async #grab(sent) {
-    if (!("VideoFrame" in window)) return jpeg((sent.picture = await createImageBitmap(this.#video)));
-    const frame = (sent.picture = new VideoFrame(this.#video));
-    const raw = sent.way === "pixels" && (await pixels(frame));
-    return raw ? [PIXELS, raw] : jpeg(frame);
+    if (sent.way === "pixels") {
+      const frame = (sent.picture = new VideoFrame(this.#video));
+      const content = await pixels(frame);
+      if (content) return [PIXELS, content];
+      frame.close();
+    }
+    // What is drawn to be sent is drawn again to be seen: it stays until the answer is there.
+    sent.picture = canvas;
+    return [PICTURE, await jpeg(this.#video)];
   }
 
   #watch({ kind, number, content }) {
@@ -196,14 +201,14 @@ async function pixels(frame) {
 
 const canvas = new OffscreenCanvas(1, 1);
 
-// picture: a VideoFrame or an ImageBitmap.
-async function jpeg(picture) {
-  const [wide, high] = [picture.displayWidth ?? picture.width, picture.displayHeight ?? picture.height];
-  const scale = Math.min(1, SIDE / Math.max(wide, high));
-  const [width, height] = [Math.round(wide * scale), Math.round(high * scale)];
+// Makes a JPEG of what a video shows, and leaves it on the canvas.
+async function jpeg(video) {
+  const scale = Math.min(1, SIDE / Math.max(video.videoWidth, video.videoHeight));
+  const width = Math.round(video.videoWidth * scale);
+  const height = Math.round(video.videoHeight * scale);
   if (canvas.width !== width) canvas.width = width;
   if (canvas.height !== height) canvas.height = height;
-  canvas.getContext("2d", { alpha: false }).drawImage(picture, 0, 0, width, height);
-  const blob = await canvas.convertToBlob({ type: "image/jpeg", quality: 0.85 });
-  return [PICTURE, await blob.arrayBuffer()];
+  canvas.getContext("2d", { alpha: false }).drawImage(video, 0, 0, width, height);
+  const blob = await canvas.convertToBlob({ type: "image/jpeg", quality: 0.8 });
+  return blob.arrayBuffer();
 }
