@@ -96,7 +96,11 @@ def listen(app: ASGIApp, address: Address, largest: int = LARGEST) -> Listening:
         config.load()
     except (OSError, ValueError) as error:
         bound.close()
-        raise DeviceError("the certificate cannot be used", str(error)) from error
+        raise DeviceError(
+            f"the certificate {address.certificate} cannot be used",
+            getattr(error, "strerror", None) or str(error),
+            "give --certificate and --key, each a PEM file",
+        ) from error
     port = bound.getsockname()[1]
     scheme = "https" if address.certificate else "http"
     return Listening(
