@@ -10,6 +10,7 @@ and CPUBone-B0 are exported first. It needs ``chromium`` and ``playwright``.
 import argparse
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -31,6 +32,9 @@ def main() -> int:
     parser.add_argument("bundles", nargs="*", type=Path)
     parser.add_argument("--threads", default="1")
     options = parser.parse_args()
+    if shutil.which("chromium") is None:
+        print("skipped: no chromium here")
+        return 0
     print(f"{'bundle':22}{'on':20}{'model':>9}{'whole way':>11}{'added':>8}{'frames/s':>10}")
     within = True
     with tempfile.TemporaryDirectory() as folder:

@@ -60,6 +60,8 @@ export class Stage {
     link.on("error", ({ number }) => number === this.#sent?.number && this.#forget());
     link.on("close", () => this.#end());
     at("show").onclick = () => this.#present();
+    at("larger").onclick = ({ target }) =>
+      target.setAttribute("aria-pressed", this.shown.classList.toggle("larger"));
   }
 
   #state({ source, taken }) {
@@ -136,7 +138,7 @@ export class Stage {
     }
     // What is drawn to be sent is drawn again to be seen: it stays until the answer is there.
     sent.picture = canvas;
-    return [PICTURE, await jpeg(this.#video)];
+    return [PICTURE, jpeg(this.#video)];
   }
 
   #watch({ kind, number, content }) {
@@ -199,16 +201,18 @@ async function pixels(frame) {
   return message;
 }
 
-const canvas = new OffscreenCanvas(1, 1);
+const canvas = document.createElement("canvas");
 
-// Makes a JPEG of what a video shows, and leaves it on the canvas.
-async function jpeg(video) {
+// Makes a JPEG of what a video shows, and leaves it on the canvas. At once, and not as a blob: that
+// would go to another thread and through another process, which takes a millisecond or two more.
+function jpeg(video) {
   const scale = Math.min(1, SIDE / Math.max(video.videoWidth, video.videoHeight));
   const width = Math.round(video.videoWidth * scale);
   const height = Math.round(video.videoHeight * scale);
   if (canvas.width !== width) canvas.width = width;
   if (canvas.height !== height) canvas.height = height;
   canvas.getContext("2d", { alpha: false }).drawImage(video, 0, 0, width, height);
-  const blob = await canvas.convertToBlob({ type: "image/jpeg", quality: 0.8 });
-  return blob.arrayBuffer();
+  const [, text] = canvas.toDataURL("image/jpeg", 0.75).split(",");
+  if (Uint8Array.fromBase64) return Uint8Array.fromBase64(text);
+  return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 }
