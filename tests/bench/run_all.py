@@ -61,6 +61,7 @@ def main() -> int:
             run("bench_dsvt.py"),
             run("bench_moshi.py"),
             run("bench_physioser.py"),
+            run("bench_demo.py"),
         ]
     after = load()
     print(f"\n== summary (load {before:.2f} before, {after:.2f} after, {cores} cores)")
