@@ -28,7 +28,8 @@ from .web.engine import Engine
 from .web.frames import Frame, Kind
 from .web.newest import Newest
 from .web.pixels import unpack
-from .web.site import Demo, Viewer
+from .web.site import Viewer
+from .web.stage import StageDemo
 
 CLASSIFY: Final = ("classification",)
 DETECT: Final = ("detection", "prompted-detection")
@@ -66,15 +67,12 @@ class Looked:
     model: float
 
 
-class CameraDemo(Demo):
+class CameraDemo(StageDemo):
     """A picture task on a stream of pictures.
 
     Args:
         engine: of a task that takes pictures.
         clip: in place of a viewer's camera; a video is played over and over.
-
-    Attributes:
-        presenter: the viewer whose camera is shown.
     """
 
     page: ClassVar[str] = "classify.html"
@@ -85,24 +83,11 @@ class CameraDemo(Demo):
         self._clip = clip
         self._inbox: Newest[Shot] = Newest(1)
         self._skipped = self._played = 0
-        self._watched = asyncio.Event()
-        self.presenter: Viewer | None = None
 
     def details(self) -> dict[str, Any]:
         """Where pictures come from, and whether somebody's camera is shown."""
         source = self._clip.path.name if self._clip else None
         return {"source": source, "taken": self.presenter is not None}
-
-    def arrived(self, viewer: Viewer) -> None:
-        """A video plays while anybody looks on."""
-        self._watched.set()
-
-    def left(self, viewer: Viewer) -> None:
-        """Whoever's camera was shown makes room for another's."""
-        if viewer is self.presenter:
-            self.presenter = None
-        if not self.viewers:
-            self._watched.clear()
 
     async def on_message(self, viewer: Viewer, message: dict[str, Any]) -> None:
         """``present``: a viewer asks to show their camera."""
@@ -110,10 +95,7 @@ class CameraDemo(Demo):
             return await super().on_message(viewer, message)
         if self._clip is not None:
             raise InputError("no camera is asked for", f"{self._clip.path.name} is shown")
-        if self.presenter is None:
-            self.presenter = viewer
-            self.tell_state()
-        viewer.tell({"type": "stage", "yours": viewer is self.presenter})
+        self.give_stage(viewer)
 
     async def on_frame(self, viewer: Viewer, frame: Frame) -> None:
         """A picture of the presenter's camera."""
@@ -196,7 +178,7 @@ class CameraDemo(Demo):
         loop = asyncio.get_running_loop()
         due, frames = loop.time(), _endless(self._clip)
         while True:
-            await self._watched.wait()
+            await self.watched.wait()
             picture = await asyncio.to_thread(next, frames)
             due = max(due + 1 / self._clip.rate, loop.time())
             await asyncio.sleep(due - loop.time())

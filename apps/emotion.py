@@ -25,7 +25,8 @@ from .web.engine import Engine, Timed
 from .web.frames import Frame, Kind
 from .web.newest import Newest
 from .web.pace import Pace
-from .web.site import Demo, Viewer
+from .web.site import Viewer
+from .web.stage import StageDemo
 
 KINDS: Final = ("speech-emotion",)
 BLOCK: Final = 0.05  # seconds of a recording at a time, as the page sends a microphone's
@@ -170,7 +171,7 @@ class Ear:
         )
 
 
-class EmotionDemo(Demo):
+class EmotionDemo(StageDemo):
     """A speech-emotion task on live sound.
 
     Args:
@@ -178,7 +179,7 @@ class EmotionDemo(Demo):
         source: a recording to play in place of a viewer's microphone, over and over.
 
     Attributes:
-        presenter: the viewer whose microphone is heard. last: the last answer, as it was told.
+        last: the last answer, as it was told.
     """
 
     page: ClassVar[str] = "emotion.html"
@@ -191,8 +192,6 @@ class EmotionDemo(Demo):
         self._ear, self._pace = Ear(), Pace(round(10 / HOP))
         self._turn = Turn(0, source.rate if source else 0)
         self._skipped = self._place = 0
-        self._watched = asyncio.Event()
-        self.presenter: Viewer | None = None
         self.last: dict[str, Any] = {}
 
     def details(self) -> dict[str, Any]:
@@ -208,17 +207,6 @@ class EmotionDemo(Demo):
             "factor": self._pace.factor,
             "lost": round(self._ear.lost, 3),
         }
-
-    def arrived(self, viewer: Viewer) -> None:
-        """A recording plays while anybody looks on."""
-        self._watched.set()
-
-    def left(self, viewer: Viewer) -> None:
-        """Whoever was heard makes room for another."""
-        if viewer is self.presenter:
-            self.presenter = None
-        if not self.viewers:
-            self._watched.clear()
 
     def changed(self) -> None:
         """Another runtime: the stream begins anew by itself, and so does its pace."""
@@ -247,12 +235,10 @@ class EmotionDemo(Demo):
         # Whether sound of this rate can be converted here is told before any is sent.
         await self.engine.run(lambda task: EmotionStream(task, rate=rate, hop=HOP))
         if self.presenter is None:
-            self.presenter = viewer
             self._turn, self._place = Turn(self._turn.number + 1, rate, viewer), 0
             self.meter.clear()
             self._pace.clear()
-            self.tell_state()
-        viewer.tell({"type": "stage", "yours": viewer is self.presenter})
+        self.give_stage(viewer)
 
     async def on_frame(self, viewer: Viewer, frame: Frame) -> None:
         """A block of the presenter's sound: float32, one channel."""
@@ -341,7 +327,7 @@ class EmotionDemo(Demo):
         size, samples = round(BLOCK * self._source.rate), self._source.samples
         number, due = 0, loop.time()
         while True:
-            await self._watched.wait()
+            await self.watched.wait()
             due = max(due, loop.time() - BLOCK) + BLOCK
             await asyncio.sleep(due - loop.time())
             self._put(number, np.take(samples, np.arange(size) + number * size, mode="wrap"))
