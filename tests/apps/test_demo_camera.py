@@ -31,6 +31,7 @@ from edgekit.runtimes.cameras import Camera, open_camera
 from edgekit.runtimes.clips import open_clip
 
 from ..dart_micro import dart_bundle, dart_model, frames  # noqa: F401 -- fixtures
+from ..devices.gain_bundle import colour_bundle, colour_detector
 from .browser import (
     Serving,
     agrees,
@@ -73,9 +74,9 @@ def photograph() -> Image.Image:
 
 
 @contextmanager
-def classifying(bundle, clip=None, runtime="onnxruntime"):
+def classifying(bundle, clip=None, runtime="onnxruntime", **address):
     engine = Engine([bundle], CLASSIFY, runtime, threads=1)
-    with engine, Serving(CameraDemo(engine, clip)) as serving:
+    with engine, Serving(CameraDemo(engine, clip), **address) as serving:
         yield serving
 
 
@@ -354,6 +355,39 @@ def test_classes_are_told_to_a_detector(dart_bundle, frames):  # noqa: F811
         wait(lambda: serving.status()["classes"] == ["lamp", "wall"])
         client.send(Frame(Kind.PICTURE, 1, jpeg(frames(1)[0])).pack())
         assert said(client, "result")["size"] == [90, 120]
+
+
+def test_a_detector_has_classes_of_its_own(tmp_path):
+    wanted = Wanted()
+    engine = Engine([colour_detector(tmp_path)], DETECT, prepare=wanted.tell)
+    serving = Serving(DetectDemo(engine, None, wanted))
+    with engine, serving, connect(serving.socket) as client:
+        state = said(client, "state")
+        assert (state["classes"], state["threshold"]) == (None, 0.3)
+        client.send(json.dumps({"type": "classes", "names": ["car"]}))
+        assert "classes of its own" in said(client, "error")["words"]
+        presenting(client)
+        for colour, label in (((200, 30, 30), "red"), ((30, 30, 200), "blue")):
+            client.send(Frame(Kind.PICTURE, 1, jpeg(Image.new("RGB", (64, 48), colour))).pack())
+            best, *_ = said(client, "result")["detections"]
+            assert (best["label"], best["box"]) == (label, [0, 0, 64, 48])
+
+
+@needs_chromium
+def test_a_page_finds_back_to_a_server_that_was_started_again(tmp_path):
+    pytest.importorskip("playwright")
+    film = write_y4m(tmp_path / "camera.y4m", [Image.new("RGB", SIZE, (200, 30, 30))])
+    bundle, address = colour_bundle(tmp_path), {"token": "kept-over-a-restart"}
+    with chromium(film) as browser:
+        with classifying(bundle, **address) as serving:
+            page = opened(browser, serving.url)
+            wait(lambda: serving.status()["figures"]["frames"] > 3)
+            address["port"] = int(serving.url.split(":")[2].split("/")[0])
+        page.wait_for_selector("body[data-connected=false]")
+        with classifying(bundle, **address) as serving:
+            page.wait_for_selector("body[data-connected=true]")
+            wait(lambda: serving.status()["figures"]["frames"] > 3)  # without a click
+            assert page.locator("#labels .bar b").first.inner_text() == "red"
 
 
 def test_a_bundle_of_another_task_is_refused(bundle):

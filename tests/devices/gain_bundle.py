@@ -81,3 +81,47 @@ def colour_bundle(folder: Path) -> Path:
         model = {"name": "colours", "source": "colours.py:net", "weights": "none"}
         kind = {"kind": "classification", "params": task}
         return writer.finish({"model": model, "graphs": [described], "task": kind})
+
+
+def colour_detector(folder: Path) -> Path:
+    """A detector for ONNX Runtime with classes of its own: one box, of the colour that it has."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    place, shape = folder / "coloured", [1, 3, SIDE, SIDE]
+    graph = helper.make_graph(
+        [
+            helper.make_node("ReduceMean", ["x"], ["mean"], axes=[2, 3], keepdims=0),
+            helper.make_node("Reshape", ["mean", "shape"], ["class_logits"]),
+            helper.make_node("Identity", ["still"], ["box_deltas"]),
+        ],
+        "coloured",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [
+            helper.make_tensor_value_info("class_logits", TensorProto.FLOAT, [1, 1, 3]),
+            helper.make_tensor_value_info("box_deltas", TensorProto.FLOAT, [1, 1, 4]),
+        ],
+        [
+            numpy_helper.from_array(np.array([1, 1, 3]), "shape"),
+            numpy_helper.from_array(np.zeros((1, 1, 4), np.float32), "still"),
+        ],
+    )
+    opsets = [helper.make_opsetid("", 13)]
+    content = helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()
+    described = {
+        "name": "forward",
+        "inputs": [{"name": "x", "dtype": "float32", "shape": shape}],
+        "outputs": [
+            {"name": "class_logits", "dtype": "float32", "shape": [1, 1, 3]},
+            {"name": "box_deltas", "dtype": "float32", "shape": [1, 1, 4]},
+        ],
+        "artifacts": [{"target": "onnx", "status": "ok", "file": _FILE}],
+    }
+    # One level of one anchor, larger than the picture.
+    anchors = {"strides": [SIDE], "scales_per_octave": 1, "ratios": [1.0]}
+    task = {"resolution": SIDE, "anchors": anchors, "labels": "assets/labels.txt"}
+    with BundleWriter(place) as writer:
+        writer.add(_FILE, content)
+        writer.add("assets/labels.txt", b"red\ngreen\nblue\n")
+        model = {"name": "coloured", "source": "coloured.py:net", "weights": "none"}
+        kind = {"kind": "detection", "params": task}
+        return writer.finish({"model": model, "graphs": [described], "task": kind})

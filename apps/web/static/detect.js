@@ -49,7 +49,7 @@ function show(threshold) {
 link.on("state", ({ classes, threshold }) => {
   at("asking").hidden = !classes;
   if (least === null) {
-    at("threshold").min = threshold; // what scores less is not sent
+    at("threshold").min = threshold; // what scores less does not count
     show(threshold);
   }
   if (classes && document.activeElement !== at("classes")) at("classes").value = classes.join(", ");

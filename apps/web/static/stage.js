@@ -110,6 +110,7 @@ export class Stage {
   }
 
   async #take() {
+    if (!this.presenting) return; // the connection went while the camera was waited for
     this.#next();
     const now = performance.now();
     if (this.#sent && now - this.#sent.captured < PATIENCE) {
