@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import shutil
+import struct
 import threading
 import time
 import urllib.error
@@ -84,6 +85,25 @@ def until(page, expression: str, seconds: float = 30.0) -> None:
     """Until a JavaScript expression is true. (Playwright's own waiting evaluates strings, which
     the pages' policy forbids.)"""
     wait(lambda: page.evaluate(expression), seconds)
+
+
+def claim(client, size: int) -> None:
+    """Begin a binary message of ``size`` bytes, and send none of them: a server that refuses a
+    message by its size answers to a sender that is not still sending. (Else the rest of the
+    message meets a closed socket, and TCP's reset may overtake the reason.)"""
+    masked = 0x80
+    client.socket.sendall(struct.pack("!BBQ", 0x82, masked | 127, size) + os.urandom(4))
+
+
+def farewell(client) -> int:
+    """The code that the server ends a connection with."""
+    from websockets.exceptions import ConnectionClosed
+
+    with pytest.raises(ConnectionClosed) as ended:
+        for _ in iter(lambda: client.recv(timeout=10), None):
+            pass
+    assert ended.value.rcvd is not None, "ended without a reason"
+    return ended.value.rcvd.code
 
 
 @contextlib.contextmanager

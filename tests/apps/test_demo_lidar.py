@@ -27,8 +27,8 @@ from edgekit.runtimes import load, tasks
 from edgekit.runtimes.point_clouds import read_points
 
 from ..lidar_micro import lidar_bundle, save_sweeps, write_bundle  # noqa: F401 -- a fixture
-from .browser import Serving, wait
-from .test_demo_web import farewell, heard, said
+from .browser import Serving, claim, farewell, wait
+from .test_demo_web import heard, said
 from .test_sweeps import unpacked
 
 
@@ -240,7 +240,7 @@ def test_a_single_sweep_is_answered_again_and_again(serving_one):
         assert len({one["number"] for one in told}) == 3
         assert {one["name"] for one in told} == {"sweep0.bin"}
         assert said(other, "result")["name"] == "sweep0.bin"
-        client.send(b"\1" * (LidarDemo.largest + 1))
+        claim(client, LidarDemo.largest + 1)
         assert farewell(client) == 1009
         assert said(other, "result")["detections"]
 

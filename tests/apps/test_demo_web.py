@@ -18,7 +18,7 @@ import pytest
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from edgekit.apps.web.frames import Frame, Kind
@@ -29,7 +29,7 @@ from edgekit.apps.web.site import FAULTS, MOST_VIEWERS, WAITING, Demo
 from edgekit.errors import DeviceError, InputError, UsageError
 
 from ..devices.gain_bundle import colour_bundle
-from .browser import Serving, fetch, wait
+from .browser import Serving, claim, farewell, fetch, wait
 
 TOKEN = "a-token-of-23-characters"  # noqa: S105 -- opens nothing
 
@@ -59,15 +59,6 @@ def said(client, kind: str) -> dict:
         message = client.recv(timeout=10)
         if isinstance(message, str) and (told := json.loads(message))["type"] == kind:
             return told
-
-
-def farewell(client) -> int:
-    """The code that a connection ends with."""
-    try:
-        while True:
-            client.recv(timeout=10)
-    except ConnectionClosed as closed:
-        return closed.rcvd.code
 
 
 def heard(client) -> Frame:
@@ -126,7 +117,7 @@ def test_a_frame_that_is_too_large_ends_its_connection_alone():
         with connect(serving.socket) as client:
             client.send(Frame(Kind.PICTURE, 1, b"x" * 9_000).pack())
             assert heard(client).number == 1
-            client.send(b"\1" * 10_001)
+            claim(client, 10_001)
             assert farewell(client) == 1009  # message too big
         other.send(Frame(Kind.PICTURE, 2, b"small").pack())
         while heard(other).number != 2:
