@@ -32,6 +32,7 @@ HOMEWARD: Final = 2.0  # seconds that workers have then; a hub that was killed s
 SAME: Final = 3  # times that the hub gives the same reason, after which it is believed
 LONGEST: Final = 64 << 10  # characters of a line of a rank
 
+_TELLING: Final = threading.Lock()
 _PROGRAM: Final = "from edgekit.devices.cluster.local import rank; raise SystemExit(rank())"
 
 
@@ -266,8 +267,10 @@ def _end_with_parent() -> None:
 
 
 def _tell(**told: Any) -> None:
-    with contextlib.suppress(OSError):  # nobody listens any more
-        print(json.dumps(told), flush=True)
+    # Threads tell at once, and `print` writes a line and its end apart.
+    with _TELLING, contextlib.suppress(OSError):  # or nobody listens any more
+        sys.stdout.write(json.dumps(told) + "\n")
+        sys.stdout.flush()
 
 
 def _hub(about: dict[str, Any]) -> None:

@@ -136,11 +136,11 @@ class Output:
     def note(self, text: str) -> None:
         """A line on stderr that ``--quiet`` leaves out."""
         if not self.quiet:
-            print(text, file=sys.stderr)
+            _line(text)
 
     def warn(self, text: str) -> None:
         """A line on stderr that is always shown."""
-        print(f"warning: {text}", file=sys.stderr)
+        _line(f"warning: {text}")
 
     @contextlib.contextmanager
     def status(self, text: str) -> Iterator[None]:
@@ -211,6 +211,12 @@ def size(count: int | None) -> str:
         if value < 999.95 or unit == "TB":
             break
     return f"{value:.1f} {unit}"
+
+
+def _line(text: str) -> None:
+    # One write: `print` writes the end of the line apart, and another thread's line between.
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
 
 
 def _console(stream: TextIO) -> Console:

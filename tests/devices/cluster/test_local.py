@@ -91,3 +91,23 @@ def test_a_rank_ends_with_whoever_started_it(tmp_path):
         running.wait(1.0)
     running.stdin.close()
     assert running.wait(20) == -signal.SIGTERM
+
+
+def test_threads_tell_in_lines_of_their_own():
+    """What one says is not broken by what another says at the same time."""
+    program = """
+import sys, threading
+from edgekit.devices.cluster.local import _tell
+sys.setswitchinterval(1e-6)
+def work(name):
+    for number in range(500):
+        _tell(type="line", text=f"{name} {number}")
+threads = [threading.Thread(target=work, args=(name,)) for name in "abcd"]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, timeout=60, check=True
+    )
+    told = [json.loads(line)["text"] for line in done.stdout.splitlines()]
+    assert sorted(told) == sorted(f"{name} {number}" for name in "abcd" for number in range(500))
