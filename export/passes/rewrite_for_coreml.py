@@ -9,6 +9,7 @@ import torch
 from torch.export import ExportedProgram
 
 from .choose_from_tensors import ChooseFromTensors
+from .divide_instead_of_invert import DivideInsteadOfInvert
 from .keep_names import mark_names, restore_names
 from .read_sizes import ReadSizes
 from .select_instead_of_unbind import SelectInsteadOfUnbind
@@ -28,8 +29,9 @@ def rewrite_for_coreml(program: ExportedProgram) -> ExportedProgram:
            by a slice (:class:`.SliceInsteadOfGather`); their sizes are read off other maps
            (:class:`.ReadSizes`); parts are taken by index (:class:`.SelectInsteadOfUnbind`).
         4. A choice between numbers is made between tensors (:class:`.ChooseFromTensors`).
-        5. Nodes keep their names, by which the emitted program's values can be found.
-        6. Any other that torch can express in core ATen operators is decomposed; what is
+        5. A reciprocal is a division (:class:`.DivideInsteadOfInvert`): Core ML's own adds 1e-4.
+        6. Nodes keep their names, by which the emitted program's values can be found.
+        7. Any other that torch can express in core ATen operators is decomposed; what is
            left after that is reported by the converter, by name.
     """
     program = SelectInsteadOfUnbind()(SplitBeforeView()(mark_names(program)))
@@ -49,7 +51,8 @@ def rewrite_for_coreml(program: ExportedProgram) -> ExportedProgram:
         rewritten = program.run_decompositions(chosen)
     # coremltools names the package's inputs after the graph's.
     named = rename_user_inputs(rewritten, user_inputs(program))
-    return restore_names(ReadSizes()(SliceInsteadOfGather()(named)), value_name)
+    plain = DivideInsteadOfInvert()(ReadSizes()(SliceInsteadOfGather()(named)))
+    return restore_names(plain, value_name)
 
 
 def value_name(node: str) -> str:

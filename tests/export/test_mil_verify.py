@@ -356,6 +356,27 @@ def test_integers_and_truth_values_go_in_and_come_out(tmp_path):
     assert found["output_1"].dtype == np.int64
 
 
+def test_reciprocals_of_small_numbers_are_what_they_are(tmp_path):
+    """Core ML's own add 1e-4 and 1e-12 to what they invert."""
+
+    class Inverting(nn.Module):
+        def forward(self, x):
+            guarded = torch.rsqrt(x + 1e-5)  # of a normalisation: stays
+            return 1 / x, torch.rsqrt(x), guarded, (3 / (x * x))
+
+    asked = {"inputs": {"x": torch.ones(1, 4)}, "report": False}
+    export(settle(Inverting()), ["coreml"], tmp_path / "b", **asked).raise_for_status()
+    x = np.array([[1e-9, 1e-5, 2e-3, 7.0]], np.float32)
+    with Bundle.open(tmp_path / "b") as bundle:
+        graph = bundle.manifest.graphs[0]
+        operators = graph.artifacts[0].operators
+        assert (operators.get("inverse"), operators["rsqrt"]) == (None, 1)
+        with InterpretedSession(bundle, graph, graph.artifacts[0]) as session:
+            found = session.run({"x": x})
+    for one, wanted in zip(found.values(), Inverting()(torch.from_numpy(x)), strict=True):
+        np.testing.assert_allclose(one, wanted.numpy(), rtol=1e-6)
+
+
 def test_nothing_names_core_ml_where_it_need_not():
     """The verifier and the pipeline know of a hook, not of a target."""
     from edgekit.export import judge_bundle as judging
