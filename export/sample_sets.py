@@ -99,8 +99,8 @@ def _random(model: LoadedModel, captured: Captured, count: int) -> Samples:
     if carries_state(model, captured):
         return own_samples(captured)
     spec, known = captured.spec, TASKS.get(model.task.kind)
-    names = tuple(one.name for one in spec.inputs)
-    if known is not None and known.examples(model.task.params, names) is not None:
+    shapes = {one.name: one.shape for one in spec.inputs}
+    if known is not None and known.examples(model.task.params, shapes) is not None:
         return own_samples(captured)
     sizes = captured.reference.samples[0].inputs.values()
     inputs = [

@@ -74,19 +74,19 @@ def seeded_samples(
     specs: Sequence[InputSpec],
     dynamic: Mapping[str, Mapping[int, tuple[int, int]]],
 ) -> Iterator[Sample]:
-    """What every graph is judged by: made up by its task at three sizes, else random."""
+    """What every graph is judged by: random numbers, unless they are no example of its inputs,
+    and what its task makes up."""
     made = [_made_up(task, specs, end) for end in (None, "min", "max")]
-    if made[0] is not None:
-        yield from (sample for sample in made if sample is not None)
-        return
-    yield Sample("random seed 0", random_inputs(specs, dynamic))
-    yield from sizes(specs, dynamic)
+    if made[0] is None:
+        yield Sample("random seed 0", random_inputs(specs, dynamic))
+        yield from sizes(specs, dynamic)
+    yield from (sample for sample in made if sample is not None)
 
 
 def _made_up(task: TaskInfo, specs: Sequence[InputSpec], end: str | None) -> Sample | None:
     known = TASKS.get(task.kind)
-    names = tuple(spec.name for spec in specs)
-    made = known.examples(task.params, names, end) if known else None
+    shapes = {spec.name: spec.shape for spec in specs}
+    made = known.examples(task.params, shapes, end) if known else None
     return Sample(made[1], made[0]) if made else None
 
 

@@ -73,7 +73,9 @@ class LogMel(nn.Module):
         padded = nn.functional.pad(waveform[:, None], (_WINDOW // 2,) * 2, mode="reflect")[:, 0]
         real, imaginary = self.frames(padded)[:, 0, :, :, : waveform.shape[-1] // _HOP].unbind(1)
         energy = pool_bins(real * real + imaginary * imaginary, self.filters)
-        logs = energy.clamp(min=1e-10).log() / math.log(10)
+        # Whisper bounds the energy by 1e-10, which in half precision is zero: of silence there
+        # would be no number left. Bounding the logarithm is the same, and is there in any.
+        logs = (energy.log() / math.log(10)).clamp(min=-10)
         return (torch.maximum(logs, logs.amax(dim=(1, 2), keepdim=True) - 8) + 4) / 4
 
 

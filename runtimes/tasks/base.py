@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,6 +13,9 @@ import numpy as np
 from edgekit.bundle import Bundle
 
 from ..sessions.base import Session
+
+Shape = Sequence[int | str]
+"""Of a tensor, with the names of its dynamic axes."""
 
 
 class Result(ABC):
@@ -74,12 +77,12 @@ class Task(ABC):
 
     @classmethod
     def examples(
-        cls, params: Mapping[str, Any], names: tuple[str, ...], end: str | None = None
+        cls, params: Mapping[str, Any], shapes: Mapping[str, Shape], end: str | None = None
     ) -> tuple[dict[str, np.ndarray], str] | None:
         """Inputs made up for a graph, where random numbers are no example of them.
 
         Args:
-            params: the task's, as in a manifest. names: of the graph's inputs.
+            params: the task's, as in a manifest. shapes: of the graph's inputs, by name.
             end: ``min`` or ``max``: as small or as large as it makes sense to try.
 
         Returns:

@@ -22,7 +22,7 @@ from ..point_clouds import SUFFIXES, read_points
 from ..sessions.base import Session
 from ..synthetic_sweep import synthetic_sweep
 from . import birdseye
-from .base import Prepared, Result, Task
+from .base import Prepared, Result, Shape, Task
 from .labels import Labels
 from .lidar_params import LidarParams
 from .picture_task import find_tensor
@@ -265,9 +265,9 @@ class LidarDetection(Task):
 
     @classmethod
     def examples(
-        cls, params: Mapping[str, Any], names: tuple[str, ...], end: str | None = None
+        cls, params: Mapping[str, Any], shapes: Mapping[str, Shape], end: str | None = None
     ) -> tuple[dict[str, np.ndarray], str]:
-        """Made-up inputs of a graph whose inputs are called ``names``, and what they are.
+        """Made-up inputs of a graph that takes ``shapes``, and what they are.
 
         Numbers drawn at random make no partition, and so no example of a split graph.
 
@@ -278,10 +278,10 @@ class LidarDetection(Task):
         points, what = _example(end, parsed.layout.point_range)
         inputs = (
             {"points": points}
-            if len(names) == 1
+            if len(shapes) == 1
             else _split(with_columns(points, parsed), parsed.layout.layout())
         )
-        return {name: inputs[name] for name in names}, what
+        return {name: inputs[name] for name in shapes}, what
 
 
 def _finite(source: str | Path | np.ndarray) -> np.ndarray:

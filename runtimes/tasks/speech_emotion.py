@@ -19,7 +19,8 @@ from edgekit.errors import BundleError, InputError, ParityError
 
 from .. import sounds
 from ..sessions.base import Session
-from .base import Result, Task
+from ..synthetic_voice import synthetic_voice
+from .base import Result, Shape, Task
 from .labels import Labels
 from .params import parse_params
 from .picture_task import find_tensor
@@ -177,6 +178,20 @@ class SpeechEmotion(Task):
             )
         self.window = spec.shape[1]
         self.labels = Labels.read(bundle, self.params.labels)
+
+    @classmethod
+    def examples(
+        cls, params: Mapping[str, Any], shapes: Mapping[str, Shape], end: str | None = None
+    ) -> tuple[dict[str, np.ndarray], str] | None:
+        """Beside random numbers, which are loud everywhere: silence, and a voice with pauses."""
+        told = EmotionParams.model_validate(dict(params))
+        shape = tuple(shapes.get(told.input, ()))
+        if end is None or len(shapes) != 1 or not shape:
+            return None
+        if end == "min":
+            return {told.input: np.zeros(shape, np.float32)}, "silence"
+        voice = synthetic_voice(shape[-1], told.rate)
+        return {told.input: np.broadcast_to(voice, shape).copy()}, "a made-up voice"
 
     def decode(self, source: str | Path | np.ndarray) -> np.ndarray:
         """The samples (N,), at the network's rate."""

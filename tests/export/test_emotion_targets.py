@@ -31,6 +31,17 @@ def test_the_whole_way_is_one_graph(target, tmp_path):
     assert graph.verify["level"] == LEVELS[target]
     if target != "tensorrt":
         assert graph.verify["metrics"]["nmse"] < 1e-8
+        assert graph.verify["samples"] == ["random seed 0", "silence", "a made-up voice"]
+
+
+@pytest.mark.parametrize("target", ["onnx", "openvino", "coreml"])
+def test_in_half_precision_silence_is_a_number_too(target, tmp_path):
+    model = micro_emotion()
+    alone = replace(model, graphs=model.graphs[:1])
+    result = export(alone, [target], tmp_path / "b", precision="fp16", report=False)
+    result.raise_for_status()
+    ((graph,),) = (one.graphs for one in result.targets)
+    assert "silence" in graph.verify["samples"]
 
 
 def test_quaternions_are_plain_convolutions(tmp_path):
