@@ -13,7 +13,7 @@ from .surgery import add_constant, call, copy_graph, is_op, rebuild, supersede
 
 aten = torch.ops.aten
 _INVERSES: Final = (aten.reciprocal.default, aten.rsqrt.default)
-_GUARD: Final = 1e-6  # beside which Core ML's 1e-12 is lost in fp32
+_GUARD: Final = 1e-6  # beside which Core ML's 1e-12 moves the result by 5e-7 of it at most
 
 
 class DivideInsteadOfInvert(Pass):

@@ -79,14 +79,15 @@ class Task(ABC):
     def examples(
         cls, params: Mapping[str, Any], shapes: Mapping[str, Shape], end: str | None = None
     ) -> tuple[dict[str, np.ndarray], str] | None:
-        """Inputs made up for a graph, where random numbers are no example of them.
+        """Inputs made up for a graph, where random numbers are no example of them, or too tame.
 
         Args:
             params: the task's, as in a manifest. shapes: of the graph's inputs, by name.
             end: ``min`` or ``max``: as small or as large as it makes sense to try.
 
         Returns:
-            arrays by name, and in words what they are; None: random numbers will do.
+            arrays by name, and in words what they are. None: there are none; where there are
+            none without an ``end``, random numbers are an example, too.
         """
         return None
 
