@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
-from pydantic import ValidationError
 
 from edgekit.bundle import Bundle
 from edgekit.errors import BundleError, InputError, ParityError
@@ -25,6 +24,7 @@ from . import birdseye
 from .base import Prepared, Result, Shape, Task
 from .labels import Labels
 from .lidar_params import LidarParams
+from .params import check_params
 from .picture_task import find_tensor
 from .recording import write_recording
 
@@ -344,17 +344,9 @@ def _useless(counts: Counts, params: LidarParams) -> InputError:
 
 
 def _parsed(params: Mapping[str, Any], name: str) -> LidarParams:
-    try:
-        parsed = LidarParams.model_validate(params)
-    except ValidationError as e:
-        problem = e.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in problem["loc"])
-        raise BundleError(
-            f"the task of {name} is not valid",
-            f"{where}: {problem['msg']}" if where else problem["msg"],
-        ) from None
+    parsed = check_params(params, LidarParams, name)
     if unknown := set(parsed.squashed) - set(parsed.columns):
-        raise BundleError(f"the task of {name} is not valid", f"no column {sorted(unknown)[0]}")
+        raise BundleError(f"the task of {name} makes no sense", f"no column {sorted(unknown)[0]}")
     if len(parsed.overlap_exponents) != len(parsed.suppression.thresholds):
-        raise BundleError(f"the task of {name} is not valid", "one exponent a class is needed")
+        raise BundleError(f"the task of {name} makes no sense", "one exponent a class is needed")
     return parsed

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -18,11 +19,19 @@ def parse_params(bundle: Bundle, model: type[Params]) -> Params:
     Raises:
         BundleError: they make no sense.
     """
+    return check_params(bundle.manifest.task.params, model, str(bundle.path))
+
+
+def check_params(params: Mapping[str, Any], model: type[Params], name: str) -> Params:
+    """A task's parameters, also of a bundle that is being made.
+
+    Raises:
+        BundleError: they make no sense.
+    """
     try:
-        return model.model_validate(bundle.manifest.task.params)
+        return model.model_validate(dict(params))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))
-        raise BundleError(
-            f"the task of {bundle.path} makes no sense", f"{where}: {first['msg']}"
-        ) from error
+        why = f"{where}: {first['msg']}" if where else first["msg"]
+        raise BundleError(f"the task of {name} makes no sense", why) from error

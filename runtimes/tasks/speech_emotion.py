@@ -22,7 +22,7 @@ from ..sessions.base import Session
 from ..synthetic_voice import synthetic_voice
 from .base import Result, Shape, Task
 from .labels import Labels
-from .params import parse_params
+from .params import check_params, parse_params
 from .picture_task import find_tensor
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ class SpeechEmotion(Task):
         cls, params: Mapping[str, Any], shapes: Mapping[str, Shape], end: str | None = None
     ) -> tuple[dict[str, np.ndarray], str] | None:
         """Beside random numbers, which are loud everywhere: silence, and a voice with pauses."""
-        told = EmotionParams.model_validate(dict(params))
+        told = check_params(params, EmotionParams, "(being made)")
         shape = tuple(shapes.get(told.input, ()))
         if end is None or len(shapes) != 1 or not shape:
             return None

@@ -176,3 +176,17 @@ def test_a_task_that_does_not_fit_is_refused(emotion_bundle):  # noqa: F811
             bundle.manifest = bundle.manifest.model_copy(update={"task": changed})
             with pytest.raises(BundleError, match=why):
                 SpeechEmotion(bundle, session)
+
+
+def test_what_an_export_is_judged_by_beside_random_numbers():
+    shapes = {"waveform": (1, 800)}
+    assert SpeechEmotion.examples({}, shapes) is None
+    (silence, told), (speech, told_too) = (
+        SpeechEmotion.examples({"rate": 8_000}, shapes, end) for end in ("min", "max")
+    )
+    assert (told, told_too) == ("silence", "a made-up voice")
+    assert silence["waveform"].shape == speech["waveform"].shape == (1, 800)
+    assert not silence["waveform"].any()
+    assert np.abs(speech["waveform"]).max() > 0.1
+    with pytest.raises(BundleError, match=r"being made.*rate"):
+        SpeechEmotion.examples({"rate": 1}, shapes, "max")
